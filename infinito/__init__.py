@@ -1,0 +1,33 @@
+"""infinito: train, resume, evaluate and generate with small language models.
+
+The names below are the Python API; they are imported on first use, so that ``import infinito``
+and ``infinito --help`` stay free of torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from infinito.version import __version__
+
+if TYPE_CHECKING:
+    from infinito.config.load import load_config
+    from infinito.load import LoadedModel, load_model
+    from infinito.train.trainer import Trainer
+
+_HOMES = {
+    "Trainer": "infinito.train.trainer",
+    "LoadedModel": "infinito.load",
+    "load_model": "infinito.load",
+    "load_config": "infinito.config.load",
+}
+
+__all__ = ["LoadedModel", "Trainer", "__version__", "load_config", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import an API name where it lives."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'infinito' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
