@@ -1,0 +1,118 @@
+"""Cross-entropy over a large vocabulary without holding the logits of the whole batch.
+
+The usual road keeps (B*T, V) float32 logits and as large a gradient: at 33,278 words that is more
+than the rest of the model. Here rows are taken in chunks that fit the processor's cache, and since
+the loss is a plain sum, each chunk's gradient is finished in the forward pass, while its logits
+are still at hand; the backward pass only scales it. (The idea is that of "cut cross-entropy",
+Wijmans et al. 2024, and of Liger Kernel; the code is ours.)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100
+_CHUNK_ELEMENTS = 1 << 21
+
+
+def _chunk_rows(vocab_size: int) -> int:
+    return max(64, _CHUNK_ELEMENTS // vocab_size)
+
+
+def compute_dtype(hidden: Tensor) -> torch.dtype:
+    """The dtype that matrix products run in here: autocast's, else hidden's own."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _nats_and_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss of each row (N,), 0 where ignored; its logits (N, V) and log-sum-exp (N,), float32."""
+    logits = F.linear(hidden, weight).float()
+    log_sum = torch.logsumexp(logits, dim=-1)
+    chosen = logits.gather(1, targets.clamp_min(0)[:, None])[:, 0]
+    nats = torch.where(targets == IGNORED, torch.zeros_like(log_sum), log_sum - chosen)
+    return nats, logits, log_sum
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor
+    ) -> Tensor:
+        dtype = compute_dtype(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return _SummedCrossEntropy._chunks(ctx, hidden, weight, targets, dtype)
+
+    @staticmethod
+    def _chunks(
+        ctx: torch.autograd.function.FunctionCtx,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        matrix = weight.to(dtype)
+        hidden_gradient = torch.empty_like(hidden, dtype=dtype)
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        rows = _chunk_rows(len(weight))
+        for start in range(0, len(hidden), rows):
+            part = hidden[start : start + rows].to(dtype)
+            target = targets[start : start + rows]
+            nats, logits, log_sum = _nats_and_logits(part, matrix, target)
+            total += nats.sum(dtype=torch.float64)
+            # d(loss)/d(logits) = softmax - onehot, and nothing where the target is ignored
+            slope = logits.sub_(log_sum[:, None]).exp_()
+            slope.scatter_add_(1, target.clamp_min(0)[:, None], slope.new_full((len(part), 1), -1.0))
+            slope = slope.mul_((target != IGNORED)[:, None]).to(dtype)
+            torch.mm(slope, matrix, out=hidden_gradient[start : start + rows])
+            if dtype == torch.float32:
+                weight_gradient.addmm_(slope.t(), part)
+            else:
+                weight_gradient += slope.t() @ part
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        ctx.dtypes = hidden.dtype, weight.dtype  # type: ignore[attr-defined]
+        return total.float()
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors  # type: ignore[attr-defined]
+        hidden_dtype, weight_dtype = ctx.dtypes  # type: ignore[attr-defined]
+        return (
+            (hidden_gradient * gradients[0]).to(hidden_dtype),
+            (weight_gradient * gradients[0]).to(weight_dtype),
+            None,
+        )
+
+
+def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Sum of nats over targets that are not ``IGNORED``.
+
+    Args:
+        hidden: (N, C) final states.
+        weight: (V, C) output matrix.
+        targets: (N,) int64 ids, ``IGNORED`` where nothing is to be predicted.
+
+    Returns:
+        float32 scalar, differentiable once in hidden and weight.
+    """
+    total: Tensor = _SummedCrossEntropy.apply(hidden, weight, targets)
+    return total
+
+
+@torch.no_grad()
+def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Nats (N,) float32 of each target, 0 where ignored; arguments as above, no gradient."""
+    dtype = compute_dtype(hidden)
+    with torch.autocast(hidden.device.type, enabled=False):
+        matrix = weight.to(dtype)
+        rows = _chunk_rows(len(weight))
+        parts = [
+            _nats_and_logits(part.to(dtype), matrix, target)[0]
+            for part, target in zip(hidden.split(rows), targets.split(rows), strict=True)
+        ]
+    return torch.cat(parts)

@@ -1,0 +1,104 @@
+"""The transformer against slow plain twins, in all its shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from infinito.config.schema import ModelConfig
+from infinito.model.cache import KeyValueCache
+from infinito.model.transformer import Transformer
+
+SHAPES: list[dict[str, object]] = [
+    {},
+    {"position": "alibi"},
+    {"position": "learned", "n_kv_heads": 2, "activation": "swiglu"},
+    {"activation": "gelu", "tie_embeddings": False, "qk_norm": False, "n_kv_heads": 1},
+]
+
+
+def build(**options: object) -> Transformer:
+    torch.manual_seed(0)
+    return Transformer(ModelConfig(d_model=64, n_layers=2, **options), 300, 32).eval()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", SHAPES)
+def test_cached_decoding_equals_the_full_pass(options: dict[str, object]) -> None:
+    model = build(**options)
+    tokens = torch.randint(0, 300, (2, 32))
+    cache = KeyValueCache(model, 2, 32)
+    pieces = [tokens[:, :10], tokens[:, 10:13], *tokens[:, 13:].split(1, dim=1)]
+    cached = torch.cat([model(piece, cache) for piece in pieces], dim=1)
+    torch.testing.assert_close(cached, model(tokens), atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("options", SHAPES)
+def test_a_token_changes_nothing_before_it(options: dict[str, object]) -> None:
+    model = build(**options)
+    tokens = torch.randint(0, 300, (1, 32))
+    changed = tokens.clone()
+    changed[0, 20] = (changed[0, 20] + 1) % 300
+    before, after = model(tokens), model(changed)
+    assert torch.equal(before[:, :20], after[:, :20])
+    assert not torch.equal(before[:, 20:], after[:, 20:])
+
+
+@pytest.mark.parametrize("options", SHAPES)
+def test_loss_and_gradients_equal_plain_cross_entropy(options: dict[str, object]) -> None:
+    model = build(**options)
+    tokens, targets = torch.randint(0, 300, (2, 3, 32)).unbind()
+    targets[0, :5] = -100
+    parameters = list(model.parameters())
+    plain = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), reduction="sum")
+    expected = torch.autograd.grad(plain, parameters)
+    loss = model.loss(tokens, targets)
+    torch.testing.assert_close(loss, plain)
+    for ours, theirs in zip(torch.autograd.grad(loss * 0.5, parameters), expected, strict=True):
+        torch.testing.assert_close(ours, theirs * 0.5, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.token_losses(tokens, targets).sum(), plain.detach())
+
+
+def test_activation_checkpointing_changes_no_bit_even_with_dropout() -> None:
+    model = build(dropout=0.2).train()
+    tokens, targets = torch.randint(0, 300, (2, 2, 32)).unbind()
+    gradients = []
+    for checkpointing in (False, True):
+        model.checkpoint_activations = checkpointing
+        torch.manual_seed(5)
+        loss = model.loss(tokens, targets)
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
+
+
+def test_rope_scores_depend_on_relative_position_only() -> None:
+    model = build()
+    attention = model.blocks[0].attention
+    x = torch.randn(1, 1, 16)
+    from infinito.model.position import rotate
+
+    def score(query_at: int, key_at: int) -> torch.Tensor:
+        rotary = attention.rotary
+        query = rotate(x[None], *rotary.rows(query_at, query_at + 1, x.device))
+        key = rotate(x[None].flip(-1), *rotary.rows(key_at, key_at + 1, x.device))
+        return (query * key).sum()
+
+    torch.testing.assert_close(score(7, 2), score(27, 22), atol=1e-4, rtol=1e-4)
+    assert abs(score(7, 2) - score(7, 3)) > 1e-3
+
+
+def test_parameters_of_a_tied_model_have_one_embedding() -> None:
+    tied, untied = build(), build(tie_embeddings=False)
+    difference = sum(p.numel() for p in untied.parameters()) - sum(p.numel() for p in tied.parameters())
+    assert difference == 300 * 64
+
+
+def test_bfloat16_autocast_stays_near_float32() -> None:
+    model = build()
+    tokens, targets = torch.randint(0, 300, (2, 2, 32)).unbind()
+    exact = model.loss(tokens, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model.loss(tokens, targets)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, rtol=5e-3, atol=0)
