@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100
-_CHUNK_ELEMENTS = 1 << 21
+CHUNK_ELEMENTS = 1 << 21
 
 
 def _chunk_rows(vocab_size: int) -> int:
-    return max(64, _CHUNK_ELEMENTS // vocab_size)
+    return max(64, CHUNK_ELEMENTS // vocab_size)
 
 
 def compute_dtype(hidden: Tensor) -> torch.dtype:

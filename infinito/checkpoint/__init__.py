@@ -1,0 +1,1 @@
+"""Checkpoints: the file format, its verification, and the directory of a run."""

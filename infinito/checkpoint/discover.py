@@ -1,0 +1,180 @@
+"""Find the checkpoint that a user means: a file, a run directory, or the most recent run.
+
+Time stamps of files are never consulted, since copies, clocks and archives change them. A run
+directory is read by the names of its step files, and a file counts when it verifies.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+from typing import Any, Literal
+
+from infinito.checkpoint.files import Announce, to_stderr
+from infinito.checkpoint.manifest import Entry, entry_of, read_manifest
+from infinito.checkpoint.record import RECORD_FILE, start_time
+from infinito.checkpoint.verify import REMEDY, inspect_checkpoint
+from infinito.errors import CheckpointError
+
+RUNS_DIRECTORY = Path("checkpoints")
+LAST_FILE = "last.pt"
+BEST_FILE = "best.pt"
+METRICS_FILE = "metrics.jsonl"
+CONFIG_FILE = "config.yaml"
+_STEP_NAME = re.compile(r"step-([0-9]{1,18})\.pt")
+_TRAIN_FIRST = "give another checkpoint, or train one first: infinito train --config FILE"
+
+
+def step_name(step: int) -> str:
+    """The file name of the checkpoint of ``step``."""
+    return f"step-{step:06d}.pt"
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether ``path`` itself is a regular file: no link, directory, pipe or device."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def find_steps(run: Path) -> tuple[dict[int, Path], list[str]]:
+    """Step files of ``run`` by step, ascending, and the names that look like some but are not."""
+    found: dict[int, Path] = {}
+    odd: list[str] = []
+    try:
+        paths = sorted(run.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {run}: {error.strerror}", _TRAIN_FIRST) from error
+    for path in paths:
+        match = _STEP_NAME.fullmatch(path.name)
+        if match and is_plain_file(path) and int(match[1]) not in found:
+            found[int(match[1])] = path
+        elif path.name.startswith("step-"):
+            odd.append(path.name)
+    return dict(sorted(found.items())), odd
+
+
+def holds_run(directory: Path) -> bool:
+    """Whether ``directory`` has any file that a run writes."""
+    names = (RECORD_FILE, CONFIG_FILE, METRICS_FILE, LAST_FILE, BEST_FILE)
+    return any((directory / name).exists() for name in names) or bool(find_steps(directory)[0])
+
+
+def verify_step(path: Path, step: int, entry: Entry | None) -> dict[str, Any]:
+    """Content of a step file without tensors; CheckpointError unless all of it is as written."""
+    content = inspect_checkpoint(path)
+    if content["step"] != step:
+        raise CheckpointError(f"cannot use {path}: it holds step {content['step']}", REMEDY)
+    if entry is not None and entry != entry_of(path):
+        raise CheckpointError(
+            f"cannot use {path}: checksum mismatch (MANIFEST.json lists another content)", REMEDY
+        )
+    return content
+
+
+def newest_verified(run: Path, announce: Announce = to_stderr) -> Path | None:
+    """The checkpoint of the highest step that verifies; damaged ones are announced and passed."""
+    found, odd = find_steps(run)
+    manifest = read_manifest(run)
+    for name in odd:
+        announce(f"{run / name} is not a checkpoint file; ignored")
+    for step, path in reversed(found.items()):
+        try:
+            verify_step(path, step, manifest.get(path.name))
+        except CheckpointError as error:
+            announce(f"{error.message}; trying the one before")
+        else:
+            return path
+    # A directory that someone thinned out may have only these.
+    return next((run / name for name in (LAST_FILE, BEST_FILE) if _verifies(run / name)), None)
+
+
+def best_checkpoint(run: Path) -> Path | None:
+    """best.pt of ``run``, or None while there is none. Raises CheckpointError where damaged."""
+    path = run / BEST_FILE
+    if not is_plain_file(path):
+        return None
+    try:
+        inspect_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(error.message, suggest_other(path)) from error
+    return path
+
+
+def resolve_checkpoint(
+    reference: str | None,
+    prefer: Literal["best", "newest"],
+    announce: Announce = to_stderr,
+) -> Path:
+    """The checkpoint file that ``reference`` means. Raises CheckpointError.
+
+    A file is taken as it is. A run directory stands for its best checkpoint (its newest while
+    there is none), or for its newest. None is the run under ``checkpoints/`` that was started
+    last. What was chosen or passed over is announced.
+    """
+    if reference is None:
+        return _of_most_recent_run(prefer, announce)
+    path = Path(reference)
+    if path.is_dir():
+        chosen = _of_run(path, prefer, announce)
+        if chosen is None:
+            raise CheckpointError(f"{path} has no checkpoint that can be used", _TRAIN_FIRST)
+        return chosen
+    if not path.exists():
+        raise CheckpointError(
+            f"there is no checkpoint or run directory {path}",
+            "give a .pt file or a run directory; `infinito runs` lists them",
+        )
+    return path
+
+
+def find_runs(directory: Path) -> list[Path]:
+    """Run directories: ``directory`` itself, or those right below it, latest start first."""
+    if not directory.is_dir():
+        return []
+    if holds_run(directory):
+        return [directory]
+    runs = sorted(path for path in directory.iterdir() if path.is_dir() and holds_run(path))
+    return sorted(runs, key=start_time, reverse=True)
+
+
+def suggest_other(damaged: Path) -> str:
+    """The remedy for a damaged file: names the newest good checkpoint beside it, if any."""
+
+    def keep_quiet(_: str) -> None:
+        """The damage is already being reported."""
+
+    good = newest_verified(damaged.parent, keep_quiet) if damaged.parent.is_dir() else None
+    if good is None or good == damaged:
+        return REMEDY
+    return f"use {good}, the newest checkpoint of the run that verifies"
+
+
+def _of_most_recent_run(prefer: Literal["best", "newest"], announce: Announce) -> Path:
+    for run in find_runs(RUNS_DIRECTORY):
+        chosen = _of_run(run, prefer, announce)
+        if chosen is not None:
+            announce(f"using {chosen}, of the most recent run")
+            return chosen
+        announce(f"{run} has no checkpoint that can be used; looking at the run before")
+    raise CheckpointError(f"there is no run with a checkpoint under {RUNS_DIRECTORY}", _TRAIN_FIRST)
+
+
+def _of_run(run: Path, prefer: Literal["best", "newest"], announce: Announce) -> Path | None:
+    if prefer == "best":
+        best = best_checkpoint(run)
+        if best is not None:
+            return best
+    return newest_verified(run, announce)
+
+
+def _verifies(path: Path) -> bool:
+    if not is_plain_file(path):
+        return False
+    try:
+        inspect_checkpoint(path)
+    except CheckpointError:
+        return False
+    return True

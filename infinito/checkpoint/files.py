@@ -1,0 +1,143 @@
+"""Files that are either whole or absent: atomic writing, links and free space. No torch here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from infinito.errors import ResourceError
+
+Announce = Callable[[str], None]
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def to_stderr(note: str) -> None:
+    """Announce something that surprises but does no harm."""
+    print(f"note: {note}", file=sys.stderr, flush=True)
+
+
+def format_size(n_bytes: int) -> str:
+    """A byte count for people, in decimal units (1 MB is 1,000,000 bytes)."""
+    amount = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def free_bytes(directory: Path) -> int:
+    """Bytes that this user may still write on the file system of ``directory``."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
+def require_space(directory: Path, needed_bytes: int) -> None:
+    """Raise ResourceError unless ``directory`` has room for ``needed_bytes`` more bytes."""
+    free = free_bytes(directory)
+    if free < needed_bytes:
+        raise ResourceError(
+            f"not enough disk space in {directory}: {format_size(needed_bytes)} needed, "
+            f"{format_size(free)} free",
+            "free some space, lower training.keep_last, or choose another --output-dir",
+        )
+
+
+def cannot_write(path: Path, error: OSError, needed_bytes: int | None = None) -> ResourceError:
+    """The error for a write that the system refused, with what was needed and what is free."""
+    space = ""
+    if needed_bytes is not None:
+        with contextlib.suppress(OSError):
+            free = format_size(free_bytes(path.parent))
+            space = f" ({format_size(needed_bytes)} needed, {free} free)"
+    return ResourceError(
+        f"cannot write {path}: {error.strerror or error}{space}",
+        "check free space, quota, file size limits and permissions of the directory, or choose "
+        "another --output-dir; files written earlier are untouched",
+    )
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make renames in ``directory`` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def temporary_path(path: Path) -> Path:
+    """Where ``path`` is written before it gets its name: the same directory, so rename works."""
+    return path.with_name(path.name + TEMPORARY_SUFFIX)
+
+
+@contextlib.contextmanager
+def atomic_writer(path: Path, needed_bytes: int | None = None) -> Iterator[BinaryIO]:
+    """Yield a file that becomes ``path`` at the end: write, fsync, rename, fsync the directory.
+
+    On any failure the temporary file is removed and ``path`` stays what it was. A failure of the
+    system is raised as ResourceError.
+    """
+    temporary = temporary_path(path)
+    try:
+        with _open_new(temporary) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        fsync_directory(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise cannot_write(path, error, needed_bytes) from error
+        raise
+
+
+def _open_new(path: Path) -> BinaryIO:
+    # What an earlier process left, or a link that someone planted, is removed, never followed.
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o666), "wb", buffering=1 << 20)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8 so that ``path`` is never seen half-written (ResourceError)."""
+    data = text.encode()
+    with atomic_writer(path, len(data)) as file:
+        file.write(data)
+
+
+def copy_atomic(source: Path, target: Path) -> None:
+    """Copy a file's bytes; ``target`` is never seen half-written (ResourceError)."""
+    with source.open("rb") as reader, atomic_writer(target, source.stat().st_size) as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` a hard link to ``source``, or a copy on file systems without links."""
+    temporary = temporary_path(target)
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        os.link(source, temporary, follow_symlinks=False)
+    except OSError:
+        copy_atomic(source, target)
+        return
+    try:
+        os.replace(temporary, target)
+        # Renaming one link over another of the same file does nothing and leaves both names.
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        fsync_directory(target.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise cannot_write(target, error) from error

@@ -1,0 +1,197 @@
+"""Move a run back to an earlier step, or carry its history into another directory.
+
+Nothing is deleted: what lies after the step goes to ``set-aside-<number>/`` in the run directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from infinito.checkpoint.discover import (
+    BEST_FILE,
+    LAST_FILE,
+    METRICS_FILE,
+    find_steps,
+    is_plain_file,
+    step_name,
+)
+from infinito.checkpoint.files import (
+    atomic_writer,
+    cannot_write,
+    copy_atomic,
+    fsync_directory,
+    link_or_copy,
+)
+from infinito.checkpoint.manifest import Entry, entry_of, read_manifest, write_manifest
+from infinito.checkpoint.verify import inspect_checkpoint
+from infinito.errors import CheckpointError
+
+
+@dataclass
+class SetAside:
+    """What a rewind put away, for the announcement."""
+
+    directory: Path | None = None
+    checkpoints: list[str] = field(default_factory=list)
+    metric_lines: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was nothing later than the step."""
+        return not self.checkpoints and not self.metric_lines
+
+    def describe(self) -> str:
+        """One line for the user: what went where."""
+        parts = [", ".join(self.checkpoints)] if self.checkpoints else []
+        if self.metric_lines:
+            parts.append(f"{self.metric_lines} lines of {METRICS_FILE}")
+        return f"set aside in {self.directory}: {' and '.join(parts) or 'nothing'}"
+
+
+def rewind(run: Path, step: int) -> SetAside:
+    """Leave in ``run`` only what was there at ``step``; return what was set aside.
+
+    The order keeps every moment of a crash harmless: the manifest forgets the later files, they
+    move latest first, and metrics follow when no later checkpoint is left to need them.
+    Raises ResourceError where the directory cannot be changed.
+    """
+    aside = SetAside()
+    found, _ = find_steps(run)
+    later = [found[at] for at in sorted(found, reverse=True) if at > step]
+    links = [run / name for name in (LAST_FILE, BEST_FILE) if _is_later(run / name, step)]
+    if later:
+        gone = {path.name for path in later}
+        kept = {name: entry for name, entry in read_manifest(run).items() if name not in gone}
+        write_manifest(run, kept)
+    try:
+        for path in [*links, *later]:
+            path.rename(_aside_directory(run, aside) / path.name)
+            aside.checkpoints.append(path.name)
+        fsync_directory(run)
+    except OSError as error:
+        raise cannot_write(run, error) from error
+    kept_steps = [found[at] for at in sorted(found) if at <= step]
+    if kept_steps and not is_plain_file(run / LAST_FILE):
+        link_or_copy(kept_steps[-1], run / LAST_FILE)
+    _cut_metrics(run, step, aside)
+    return aside
+
+
+def adopt(run: Path, checkpoint: Path, source_run: Path) -> None:
+    """Start ``run`` with the history of ``source_run`` up to ``checkpoint``, which stays as it is.
+
+    Goes along: the checkpoint, the best one where it is not later, and the metrics until then.
+    Raises CheckpointError where ``checkpoint`` does not verify, ResourceError on a full disk.
+    """
+    step: int = inspect_checkpoint(checkpoint)["step"]
+    entries: dict[str, Entry] = {}
+    best = source_run / BEST_FILE
+    best_step = step_of(best)
+    if best_step is not None and best_step < step:
+        entries |= _copy_checkpoint(best, run, best_step, BEST_FILE)
+    entries |= _copy_checkpoint(checkpoint, run, step, LAST_FILE)
+    if best_step == step:
+        link_or_copy(run / step_name(step), run / BEST_FILE)
+    write_manifest(run, entries)
+    metrics = source_run / METRICS_FILE
+    if is_plain_file(metrics):
+        with atomic_writer(run / METRICS_FILE, metrics.stat().st_size) as target:
+            target.writelines(line for line, is_later in _lines(metrics, step) if not is_later)
+
+
+def _copy_checkpoint(source: Path, run: Path, step: int, link: str) -> dict[str, Entry]:
+    target = run / step_name(step)
+    copy_atomic(source, target)
+    link_or_copy(target, run / link)
+    return {target.name: entry_of(target)}
+
+
+def step_of(path: Path) -> int | None:
+    """The step that a checkpoint holds; None where it is absent, a link or damaged."""
+    if not is_plain_file(path):
+        return None
+    try:
+        step: int = inspect_checkpoint(path)["step"]
+    except CheckpointError:
+        return None
+    return step
+
+
+def _is_later(path: Path, step: int) -> bool:
+    """Whether a link names a later step. A damaged one is put aside too: it could be any step."""
+    if not is_plain_file(path):
+        return False
+    at = step_of(path)
+    return at is None or at > step
+
+
+def _aside_directory(run: Path, aside: SetAside) -> Path:
+    number = 1
+    while aside.directory is None:
+        candidate = run / f"set-aside-{number}"
+        try:
+            candidate.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            aside.directory = candidate
+    return aside.directory
+
+
+def _lines(metrics: Path, step: int) -> Iterator[tuple[bytes, bool]]:
+    """Lines of a metrics file, and whether each is later than ``step`` or cut short by a crash."""
+    is_later = False
+    with metrics.open("rb") as file:
+        for line in file:
+            at = _line_step(line)
+            if at is not None:
+                is_later = at > step
+            # A line without a step (a note) goes with the one before it.
+            yield line, is_later or not line.endswith(b"\n") or not _is_json(line)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _line_step(line: bytes) -> int | None:
+    step = json.loads(line).get("step") if _is_json(line) else None
+    return step if type(step) is int else None
+
+
+def _cut_metrics(run: Path, step: int, aside: SetAside) -> None:
+    metrics = run / METRICS_FILE
+    if not is_plain_file(metrics):
+        return
+    with tempfile.TemporaryFile() as later:
+        aside.metric_lines = _copy_later(metrics, step, later)
+        if not aside.metric_lines:
+            return
+        try:
+            directory = _aside_directory(run, aside)
+        except OSError as error:
+            raise cannot_write(run, error) from error
+        with atomic_writer(directory / METRICS_FILE) as file:
+            shutil.copyfileobj(later, file)
+    with atomic_writer(metrics, metrics.stat().st_size) as file:
+        file.writelines(line for line, is_later in _lines(metrics, step) if not is_later)
+
+
+def _copy_later(metrics: Path, step: int, target: IO[bytes]) -> int:
+    count = 0
+    for line, is_later in _lines(metrics, step):
+        if is_later:
+            target.write(line)
+            count += 1
+    target.seek(0, os.SEEK_SET)
+    return count

@@ -1,0 +1,50 @@
+"""One process per run directory: an flock that the system releases however the process ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from infinito.checkpoint.files import cannot_write
+from infinito.errors import ResourceError
+
+LOCK_FILE = ".lock"
+
+
+class RunLock:
+    """Exclusive use of a run directory, from construction until ``release`` or process end.
+
+    Raises ResourceError naming the process that holds it, or why the directory is not writable.
+    """
+
+    def __init__(self, run: Path) -> None:
+        """Take the lock of the directory ``run``, without waiting."""
+        path = run / LOCK_FILE
+        try:
+            # Not truncated on opening: the file names its holder until the lock is ours.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            self._descriptor = os.open(path, flags, 0o666)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._descriptor)
+            raise ResourceError(
+                f"{run} is in use by another process (pid {holder or 'unknown'})",
+                "wait for it to end, stop it, or choose another --output-dir",
+            ) from error
+        except OSError as error:
+            os.close(self._descriptor)
+            raise cannot_write(path, error) from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let others have the directory. The file stays: removing it would race with them."""
+        if self._descriptor >= 0:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = -1

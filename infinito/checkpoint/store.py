@@ -1,0 +1,260 @@
+"""A run's directory: one process owns it, and nothing in it is lost.
+
+Saving follows one order (contract, "Files of a run"): the step file whole and durable, then the
+links last.pt and best.pt, then the manifest, and only then are old step files removed, after the
+new one was read back and verified. A crash between any two of these leaves a directory that
+resumes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from infinito.checkpoint import history
+from infinito.checkpoint.discover import (
+    BEST_FILE,
+    CONFIG_FILE,
+    LAST_FILE,
+    METRICS_FILE,
+    RUNS_DIRECTORY,
+    best_checkpoint,
+    find_steps,
+    holds_run,
+    is_plain_file,
+    newest_verified,
+    resolve_checkpoint,
+    step_name,
+    verify_step,
+)
+from infinito.checkpoint.files import (
+    TEMPORARY_SUFFIX,
+    Announce,
+    cannot_write,
+    format_size,
+    fsync_directory,
+    link_or_copy,
+    require_space,
+    to_stderr,
+    write_text_atomic,
+)
+from infinito.checkpoint.lock import LOCK_FILE, RunLock
+from infinito.checkpoint.manifest import MANIFEST_FILE, Entry, read_manifest, write_manifest
+from infinito.checkpoint.record import RECORD_FILE, write_record
+from infinito.errors import CheckpointError, ResourceError
+
+__all__ = ["RunDirectory", "resolve_checkpoint"]
+
+_OWN_FILES = (LAST_FILE, BEST_FILE, MANIFEST_FILE, METRICS_FILE, CONFIG_FILE, RECORD_FILE)
+
+
+class RunDirectory:
+    """A locked run directory. Use ``create`` or ``open_existing``; a context manager closes it."""
+
+    def __init__(self, path: Path, lock: RunLock, keep_last: int, announce: Announce) -> None:
+        """Wrap a directory whose lock is held; ``create`` and ``open_existing`` see to that."""
+        self.path = path
+        self.keep_last = keep_last
+        self.announce = announce
+        self._lock = lock
+        self._created: Path | None = None
+        self._best_step: int | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path | None,
+        name: str,
+        *,
+        keep_last: int = 2,
+        root: Path = RUNS_DIRECTORY,
+        announce: Announce = to_stderr,
+    ) -> RunDirectory:
+        """Make and lock the directory of a new run: ``path``, or ``root/<name>-<number>``.
+
+        Raises ResourceError when it cannot be written to or already holds a run.
+        """
+        existed = path is not None and Path(path).is_dir()
+        try:
+            made = _make_numbered(root, name) if path is None else Path(path)
+            made.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(root if path is None else Path(path), error) from error
+        run = cls(made, RunLock(made), keep_last, announce)
+        if holds_run(made):
+            run.close()
+            raise ResourceError(
+                f"{made} already holds a run",
+                f"continue it with `infinito resume {made}`, or choose another --output-dir",
+            )
+        run._created = None if existed else made
+        return run
+
+    @classmethod
+    def open_existing(
+        cls, path: Path, *, keep_last: int = 2, announce: Announce = to_stderr
+    ) -> RunDirectory:
+        """Lock a directory to resume in, and remove unfinished files of dead processes.
+
+        Raises ResourceError when another process has it or it cannot be written to.
+        """
+        run = cls(path, RunLock(path), keep_last, announce)
+        run._remove_leftovers()
+        run._best_step = run._find_best_step()
+        return run
+
+    def __enter__(self) -> RunDirectory:
+        """Nothing more to do: the lock is held since construction."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the directory."""
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
+    def abandon(self) -> None:
+        """Undo ``create`` after a start that failed before its first save."""
+        if not self.steps():
+            for name in (RECORD_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE):
+                with contextlib.suppress(FileNotFoundError):
+                    (self.path / name).unlink()
+        self.close()
+        if self._created is not None:
+            with contextlib.suppress(OSError):
+                self._created.rmdir()
+
+    def record_start(self, arguments: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """Write run.json: start time, versions, host, and the command line without secrets."""
+        write_record(self.path, arguments, facts)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write one of the run's text files (config.yaml) atomically."""
+        write_text_atomic(self.path / name, text)
+
+    def require_space(self, n_bytes: int) -> None:
+        """Raise ResourceError unless ``n_bytes`` more bytes fit on the run's file system."""
+        require_space(self.path, n_bytes)
+
+    def save(self, step: int, content: dict[str, Any], is_best: bool) -> Path:
+        """Write the checkpoint of ``step`` and remove what ``keep_last`` no longer covers.
+
+        Returns the step file. Raises ResourceError when the system refuses; whatever was saved
+        before is then untouched.
+        """
+        from infinito.checkpoint.format import write_checkpoint
+
+        path = self.path / step_name(step)
+        manifest = read_manifest(self.path)
+        if manifest.pop(path.name, None) is not None:
+            # Saved again: a crash before the new entry must not leave the old one beside it.
+            write_manifest(self.path, manifest)
+        sha256 = write_checkpoint(path, content)
+        link_or_copy(path, self.path / LAST_FILE)
+        if is_best:
+            link_or_copy(path, self.path / BEST_FILE)
+            self._best_step = step
+        entry = Entry(sha256, path.stat().st_size)
+        surplus = self._surplus(step, path, entry)
+        kept = {name for at, name in self._names().items() if at not in surplus}
+        manifest[path.name] = entry
+        write_manifest(self.path, {name: e for name, e in manifest.items() if name in kept})
+        self._remove(list(surplus.values()))
+        return path
+
+    def steps(self) -> dict[int, Path]:
+        """Step files by step, ascending. They may be damaged."""
+        return find_steps(self.path)[0]
+
+    def newest_verified(self) -> Path | None:
+        """The checkpoint of the highest step that verifies; those passed over are announced."""
+        return newest_verified(self.path, self.announce)
+
+    def best(self) -> Path | None:
+        """best.pt, None while there is none, CheckpointError where it is damaged."""
+        return best_checkpoint(self.path)
+
+    def rewind(self, step: int) -> history.SetAside:
+        """Set aside all that is later than ``step``; the caller announces what is returned."""
+        aside = history.rewind(self.path, step)
+        self._best_step = self._find_best_step()
+        return aside
+
+    def adopt(self, checkpoint: Path, source_run: Path) -> None:
+        """Copy ``checkpoint`` here with the history of ``source_run`` that led to it."""
+        history.adopt(self.path, checkpoint, source_run)
+        self._best_step = self._find_best_step()
+
+    def _names(self) -> dict[int, str]:
+        return {step: path.name for step, path in self.steps().items()}
+
+    def _surplus(self, step: int, path: Path, entry: Entry) -> dict[int, Path]:
+        """Step files that may go, given that the one just written proves to be whole."""
+        found = self.steps()
+        kept = {*list(found)[-self.keep_last :], step, self._best_step}
+        surplus = {at: old for at, old in found.items() if at not in kept}
+        if surplus:
+            try:
+                verify_step(path, step, entry)
+            except CheckpointError as error:
+                self.announce(f"{error.message}; older checkpoints are kept")
+                return {}
+        return surplus
+
+    def _remove(self, paths: list[Path]) -> None:
+        for path in paths:
+            try:
+                path.unlink()
+            except OSError as error:
+                self.announce(f"cannot remove the old checkpoint {path}: {error.strerror}")
+        if paths:
+            fsync_directory(self.path)
+
+    def _find_best_step(self) -> int | None:
+        best = self.path / BEST_FILE
+        if not is_plain_file(best):
+            return None
+        for step, path in self.steps().items():
+            if os.path.samefile(best, path):
+                return step
+        return history.step_of(best)
+
+    def _remove_leftovers(self) -> None:
+        for path in sorted(self.path.glob(f"*{TEMPORARY_SUFFIX}")):
+            name = path.name.removesuffix(TEMPORARY_SUFFIX)
+            is_own = name in _OWN_FILES or (name.startswith("step-") and name.endswith(".pt"))
+            if is_own and is_plain_file(path):
+                size = format_size(path.stat().st_size)
+                self._remove([path])
+                self.announce(f"removed {path}, left unfinished by an earlier process ({size})")
+
+
+def _make_numbered(root: Path, name: str) -> Path:
+    """Make ``root/<name>-<number>`` with the next free number; mkdir decides between racers."""
+    root.mkdir(parents=True, exist_ok=True)
+    prefix = f"{name}-"
+    numbers = [
+        int(path.name.removeprefix(prefix))
+        for path in root.iterdir()
+        if path.name.startswith(prefix) and path.name.removeprefix(prefix).isdecimal()
+    ]
+    number = max(numbers, default=0) + 1
+    while True:
+        path = root / f"{prefix}{number}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return path

@@ -1,0 +1,104 @@
+"""What a checkpoint must hold: keys, types and shapes, checked before anything uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from infinito.checkpoint.archive import DamagedError
+from infinito.checkpoint.plain_pickle import TensorSpec
+from infinito.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = "infinito-checkpoint"
+FORMAT_VERSION = 1
+_MOST_LISTED = 10
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_amount(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1e300
+
+
+def _is_dict_of(*types: type) -> Callable[[Any], bool]:
+    def check(value: Any) -> bool:
+        return type(value) is dict and all(type(item) in types for item in value.values())
+
+    return check
+
+
+def _is_a(*types: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) in types
+
+
+def _are_tensors(value: Any) -> bool:
+    return _is_dict_of(TensorSpec)(value) and bool(value)
+
+
+def _are_records(value: Any) -> bool:
+    return type(value) is list and all(type(item) is dict for item in value)
+
+
+REQUIRED: dict[str, Callable[[Any], bool]] = {
+    "step": _is_count,
+    "epoch": _is_amount,
+    "tokens": _is_count,
+    "sequences": _is_count,
+    "config": _is_a(dict),
+    "tokenizer": _is_a(str),
+    "vocab_size": _is_count,
+    "data": _is_dict_of(str),
+    "model": _are_tensors,
+    "average": lambda value: value is None or _are_tensors(value),
+    "optimizers": _is_dict_of(dict),
+    "scaler": _is_a(dict, type(None)),
+    "random": _is_a(dict),
+    "best": _is_a(dict, type(None)),
+    "evaluations": _are_records,
+    "log": _is_a(dict),
+    "versions": _is_a(dict),
+}
+
+
+def check_structure(content: Any) -> dict[str, Any]:
+    """Return ``content`` if it is a whole checkpoint of this format; DamagedError otherwise."""
+    if type(content) is not dict or content.get("format") != FORMAT:
+        raise DamagedError("not an infinito checkpoint")
+    version = content.get("format_version")
+    if not isinstance(version, int) or not _is_count(version):
+        raise DamagedError("its format version is not a number")
+    if version > FORMAT_VERSION:
+        raise DamagedError(
+            f"written by a newer infinito (format {version}, this program reads up to "
+            f"{FORMAT_VERSION})"
+        )
+    for key, is_right in REQUIRED.items():
+        if key not in content:
+            raise DamagedError(f"lacks {key!r}")
+        if not is_right(content[key]):
+            raise DamagedError(f"holds something unexpected as {key!r}")
+    return content
+
+
+def check_shapes(
+    model: Mapping[str, torch.Tensor | TensorSpec], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise CheckpointError, listing each weight whose shape is not the one the config says."""
+    found = {name: tuple(tensor.shape) for name, tensor in model.items()}
+    wrong = [
+        f"{name[:80]}: {found.get(name, 'absent')} vs {expected.get(name, 'absent')}"
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]
+    if wrong:
+        more = f"; and {len(wrong) - _MOST_LISTED} more" if len(wrong) > _MOST_LISTED else ""
+        raise CheckpointError(
+            f"weights do not fit the config (checkpoint vs config): "
+            f"{'; '.join(wrong[:_MOST_LISTED])}{more}",
+            "use the config that the checkpoint was trained with; shapes cannot change on resume",
+        )

@@ -1,0 +1,107 @@
+"""Decide whether a checkpoint file may be used, without importing torch or running any of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from infinito.checkpoint.archive import (
+    BYTE_ORDER,
+    CHUNK_BYTES,
+    PICKLE,
+    STORAGES,
+    DamagedError,
+    Member,
+    open_regular,
+    read_member,
+    read_members,
+)
+from infinito.checkpoint.plain_pickle import MAX_PICKLE_BYTES, TensorSpec, interpret
+from infinito.checkpoint.structure import check_structure
+from infinito.errors import CheckpointError
+
+REMEDY = (
+    "use another checkpoint of the run (`infinito runs` lists them), or copy the file again "
+    "from where it came"
+)
+
+
+@dataclass(frozen=True)
+class VerifiedFile:
+    """An open checkpoint whose every part was checked.
+
+    ``content`` is the checkpoint with a TensorSpec in place of each tensor; ``offsets`` says at
+    which byte of ``file`` the data of a TensorSpec's key starts.
+    """
+
+    file: BinaryIO
+    size: int
+    content: dict[str, Any]
+    tensors: list[TensorSpec]
+    offsets: dict[str, int]
+
+
+@contextlib.contextmanager
+def verified(path: Path) -> Iterator[VerifiedFile]:
+    """Open ``path`` and check all of it. Raises CheckpointError that names the file and why."""
+    try:
+        file = open_regular(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {path}", REMEDY) from error
+    except (OSError, DamagedError) as error:
+        raise CheckpointError(f"cannot read {path}: {_reason(error)}", REMEDY) from error
+    with file:
+        try:
+            checked = _check(file)
+        except (OSError, DamagedError) as error:
+            raise CheckpointError(f"cannot use {path}: {_reason(error)}", REMEDY) from error
+        yield checked
+
+
+def inspect_checkpoint(path: Path) -> dict[str, Any]:
+    """Verify ``path`` and return its content with a TensorSpec for each tensor. No torch."""
+    with verified(path) as checked:
+        return checked.content
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check(file: BinaryIO) -> VerifiedFile:
+    size = file.seek(0, 2)
+    members = read_members(file, size)
+    if read_member(file, members[BYTE_ORDER], 16).decode("ascii", "replace") != sys.byteorder:
+        raise DamagedError("written on a machine with another byte order")
+    value, tensors = interpret(read_member(file, members[PICKLE], MAX_PICKLE_BYTES))
+    content = check_structure(value)
+    return VerifiedFile(file, size, content, tensors, _offsets(members, tensors))
+
+
+def _offsets(members: dict[str, Member], tensors: list[TensorSpec]) -> dict[str, int]:
+    """Give each tensor bytes of its own, so that tensors take no more memory than the file."""
+    storages = {
+        name.removeprefix(STORAGES): member
+        for name, member in members.items()
+        if name.startswith(STORAGES)
+    }
+    sizes = {spec.key: spec.n_bytes for spec in tensors}
+    if len(sizes) != len(tensors):
+        raise DamagedError("holds tensors that share data")
+    if sizes != {key: member.size for key, member in storages.items()}:
+        raise DamagedError("its tensors do not match their data")
+    return {key: member.start for key, member in storages.items()}
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -1,0 +1,96 @@
+"""``infinito config``: show, validate, document and start config files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infinito.cli.options import ConfigFile, Settings
+
+app = typer.Typer(no_args_is_help=True, help="Show, check and start config files.")
+
+
+@app.command()
+def show(config: ConfigFile = None, settings: Settings = None) -> None:
+    """Print the resolved config as YAML.
+
+    The file, the settings on top of it, and the default of every other key.
+    """
+    from infinito.config.load import load_config, to_yaml
+
+    print(to_yaml(load_config(config, settings or ())), end="")
+
+
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Config files.")],
+) -> None:
+    """Check config files; report every fault.
+
+    Nothing is trained, and no data is read.
+    """
+    from infinito.config.load import load_config
+    from infinito.errors import ConfigError
+
+    errors: list[ConfigError] = []
+    for file in files:
+        try:
+            load_config(file)
+        except ConfigError as error:
+            errors.append(error)
+        else:
+            print(f"{file}: ok")
+    if errors:
+        raise ConfigError("\n".join(error.message for error in errors), errors[0].remedy)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a config.
+
+    Editors use it to complete and check YAML while you type.
+    """
+    from infinito.config.document import json_schema
+
+    print(json_schema(), end="")
+
+
+@app.command()
+def init(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="PATH", help="New file; stdout when absent.")
+    ] = None,
+) -> None:
+    """Write a commented config with every key.
+
+    It trains as it is, on the embedded corpus. A file that exists is never overwritten.
+    """
+    from infinito.cli.output import say
+    from infinito.config.document import init_document
+
+    if path is None:
+        print(init_document(), end="")
+        return
+    _write_new(path, init_document())
+    say(f"wrote {path}; train with: infinito train --config {path}")
+
+
+def _write_new(path: Path, text: str) -> None:
+    from infinito.errors import ResourceError
+
+    try:
+        stream = path.open("x", encoding="utf-8")
+    except FileExistsError as error:
+        raise ResourceError(f"{path} exists already", "name a new file, or move it away") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ResourceError(
+            f"cannot write {path}: {path.parent} is not a directory", "create it first"
+        ) from error
+    try:
+        with stream:
+            stream.write(text)
+    except OSError:
+        path.unlink()  # this call created it; a full disk must not leave half a config
+        raise

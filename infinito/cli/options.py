@@ -1,0 +1,30 @@
+"""Options that several commands share, so that each reads and completes the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def complete_key(incomplete: str) -> list[str]:
+    """Config keys that start with ``incomplete``, for shell completion of ``--set``."""
+    from infinito.config.keys import value_keys
+
+    return [f"{key}=" for key in value_keys() if key.startswith(incomplete)]
+
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Config file (YAML).")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set one config key, such as model.n_layers=4; may be repeated, the last counts.",
+        autocompletion=complete_key,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]

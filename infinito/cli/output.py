@@ -1,0 +1,93 @@
+"""Where output goes: results on stdout, everything else on stderr; plain unless on a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+
+def on_terminal(stream: TextIO | None = None) -> bool:
+    """Whether ``stream`` (stdout if None) is a terminal that understands control codes."""
+    stream = sys.stdout if stream is None else stream
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def say(line: str = "") -> None:
+    """Print one line on stderr; where stderr cannot take it, the work goes on without."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:  # its reader has gone, or the disk behind it is full
+        discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """Send what ``stream`` still holds, and all that follows, to the null device.
+
+    Without this the interpreter complains at shutdown, when it flushes into the closed pipe.
+    """
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def print_json(value: object) -> None:
+    """Print exactly one JSON document on stdout. Raises ``ValueError`` for NaN and infinities."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table on stdout: aligned plain text, or drawn by rich on a terminal.
+
+    Columns of numbers are right-aligned. Cells are printed as ``str`` gives them, without
+    thousands separators.
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    numeric = [bool(rows) and all(_is_number(row[i]) for row in cells) for i in range(len(headers))]
+    if on_terminal():
+        _rich_table(headers, cells, numeric)
+    else:
+        for line in plain_table(headers, cells, numeric):
+            print(line)
+
+
+def plain_table(
+    headers: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]
+) -> list[str]:
+    """Lines of an aligned table; ``numeric`` columns are right-aligned."""
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in (headers, *cells)
+    ]
+
+
+def _rich_table(
+    headers: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header, right in zip(headers, numeric, strict=True):
+        drawn.add_column(header, justify="right" if right else "left", overflow="fold")
+    for row in cells:
+        drawn.add_row(*(Text(cell) for cell in row))  # Text: brackets are not markup
+    Console(highlight=False).print(drawn)
+
+
+def _is_number(cell: str) -> bool:
+    if cell in ("", "-"):
+        return True
+    try:
+        float(cell.rstrip("%"))
+    except ValueError:
+        return False
+    return True

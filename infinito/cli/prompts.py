@@ -1,0 +1,79 @@
+"""Where the prompts of ``infinito generate`` come from: an option, a file, or lines typed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from infinito.errors import ConfigError, DataError
+
+
+def read_prompts(
+    prompt: str | None, prompt_file: str | None, interactive: bool, as_json: bool
+) -> Iterator[str]:
+    """The prompts, from the one place that was named; a file is read at once.
+
+    Raises:
+        ConfigError: none or several places were named, or the prompt is not text.
+        DataError: the file cannot be read or is not UTF-8.
+    """
+    given = [
+        name
+        for name, there in (
+            ("--prompt", prompt is not None),
+            ("--prompt-file", prompt_file is not None),
+            ("--interactive", interactive),
+        )
+        if there
+    ]
+    if len(given) != 1:
+        said = " and ".join(given) + " exclude each other" if given else "there is no prompt"
+        raise ConfigError(said, "give one of --prompt TEXT, --prompt-file FILE and --interactive")
+    if interactive:
+        if as_json:
+            raise ConfigError("--json prints one document and --interactive many", "drop one")
+        return _typed_lines()
+    return iter([_checked(prompt) if prompt_file is None else _file_text(prompt_file)])
+
+
+def _checked(prompt: str | None) -> str:
+    """The prompt of the command line, where bytes that are no text arrive as half characters."""
+    assert prompt is not None
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"--prompt is not valid UTF-8 at character {error.start}", "give it as UTF-8 text"
+        ) from error
+    return prompt
+
+
+def _file_text(name: str) -> str:
+    try:
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot read --prompt-file {name}: {error.strerror}", "name a readable text file"
+        ) from error
+    return _decoded(content, f"--prompt-file {name}").removesuffix("\n").removesuffix("\r")
+
+
+def _decoded(content: bytes, place: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place} is not UTF-8 at byte {error.start}", "give UTF-8 text") from error
+
+
+def _typed_lines() -> Iterator[str]:
+    """Each line of stdin; the mark that asks for one is shown on a terminal only."""
+    ask = sys.stdin.isatty()
+    while True:
+        if ask:
+            sys.stderr.write("> ")
+            sys.stderr.flush()
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return
+        yield _decoded(line, "the line on stdin").removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,126 @@
+"""``infinito train`` and ``infinito resume``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infinito.cli.options import ConfigFile, Settings
+from infinito.errors import ConfigError
+
+OutputDir = Annotated[
+    Path | None, typer.Option("--output-dir", metavar="DIR", help="The run's own directory.")
+]
+Epochs = Annotated[
+    float | None, typer.Option("--epochs", help="Passes over the text; replaces max_steps.")
+]
+LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Sequences a forward pass.")]
+MaxSteps = Annotated[int | None, typer.Option("--max-steps", help="Optimizer steps of the run.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would happen, try one batch, write nothing.")
+]
+AllowDataChange = Annotated[
+    bool, typer.Option("--allow-data-change", help="Resume although the text has changed.")
+]
+
+
+def train(
+    config: ConfigFile = None,
+    settings: Settings = None,
+    output_dir: OutputDir = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="CKPT|RUN_DIR", help="Continue this run instead."),
+    ] = None,
+    epochs: Epochs = None,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
+    max_steps: MaxSteps = None,
+    seed: Seed = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+    allow_data_change: AllowDataChange = False,
+) -> None:
+    """Train a model from a config, or continue a run."""
+    extra, settings = _flags(settings, output_dir, epochs, lr, batch_size, max_steps, seed, device)
+    if resume is not None:
+        _resume(resume, config, settings, extra, allow_data_change, dry_run)
+        return
+    if config is None:
+        raise ConfigError(
+            "train needs --config FILE or --resume CHECKPOINT",
+            "infinito train --config configs/quickstart.yaml; "
+            "infinito config init my.yaml writes a config to start from",
+        )
+    from infinito.config.load import load_config
+
+    checked = load_config(config, settings, extra)
+    from infinito.cli.output import say
+    from infinito.train.session import start
+
+    start(checked, name=config.stem, dry_run=dry_run, announce=say)
+
+
+def resume(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT|RUN_DIR", help="A checkpoint, or a run's directory.")
+    ],
+    settings: Settings = None,
+    output_dir: OutputDir = None,
+    epochs: Epochs = None,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
+    max_steps: MaxSteps = None,
+    seed: Seed = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+    allow_data_change: AllowDataChange = False,
+) -> None:
+    """Continue a run exactly where it was saved; changed settings are shown first."""
+    extra, settings = _flags(settings, output_dir, epochs, lr, batch_size, max_steps, seed, device)
+    _resume(checkpoint, None, settings, extra, allow_data_change, dry_run)
+
+
+def _flags(
+    settings: list[str] | None,
+    output_dir: Path | None,
+    epochs: float | None,
+    lr: float | None,
+    batch_size: int | None,
+    max_steps: int | None,
+    seed: int | None,
+    device: str | None,
+) -> tuple[dict[str, object], list[str]]:
+    """The flags as config keys. ``--epochs`` alone also lifts max_steps, which would win over it."""
+    settings = list(settings or ())
+    if epochs is not None and max_steps is None:
+        settings.append("training.max_steps=null")
+    return {
+        "output_dir": None if output_dir is None else str(output_dir),
+        "training.epochs": epochs,
+        "training.learning_rate": lr,
+        "training.batch_size": batch_size,
+        "training.max_steps": max_steps,
+        "seed": seed,
+        "device": device,
+    }, settings
+
+
+def _resume(
+    reference: str,
+    config: Path | None,
+    settings: list[str],
+    extra: dict[str, object],
+    allow_data_change: bool,
+    dry_run: bool,
+) -> None:
+    from infinito.cli.output import say
+    from infinito.train.resumption import Resumption, resume
+
+    request = Resumption(reference, config, settings, extra, allow_data_change)
+    resume(request, dry_run=dry_run, announce=say)

@@ -1,0 +1,201 @@
+"""From a file and a command line to one checked ``Config``, and back to plain data and YAML."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from infinito.config.explain import Place, Problem, explain_validation, raise_problems
+from infinito.config.keys import flatten
+from infinito.config.overrides import Overrides, parse_overrides
+from infinito.config.schema import Config
+from infinito.config.yaml_loader import Document, KeyPath, read_document, scalar_tag
+from infinito.errors import ConfigError, InfinitoError
+
+_PATH_KEYS: tuple[KeyPath, ...] = (
+    ("data", "path"),
+    ("data", "train_file"),
+    ("data", "valid_file"),
+    ("data", "test_file"),
+    ("output_dir",),
+)
+_SOURCE_KEYS = ("source", "path", "train_file", "dataset")
+_NO_FILE = Document({}, {}, ())
+
+
+def load_config(
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    extra: Mapping[str, object] | None = None,
+) -> Config:
+    """The config of a file with overrides on top; relative paths in it become absolute.
+
+    Args:
+        path: a YAML file; None stands for the schema's defaults on the embedded corpus.
+        overrides: ``--set`` settings ``KEY=VALUE``; the value is read by the rules of the file.
+        extra: values of other flags by dotted key; None values were not given.
+
+    Raises:
+        ConfigError: everything wrong with keys and values, in one message of one line each.
+    """
+    document = _NO_FILE if path is None else read_document(path)
+    given = parse_overrides(overrides, extra or {})
+    where = str(path) if path is not None else "the command line"
+    values = given.apply(document.values)
+    if path is None:
+        _use_embedded_corpus(values)
+    place_of = _places(document, given, where)
+    problems = [
+        Problem(
+            Place(where, duplicate.line),
+            ".".join(duplicate.path),
+            f"given twice: first in line {duplicate.first_line}",
+            duplicate.value,
+        )
+        for duplicate in document.duplicates
+    ]
+    problems += given.problems + _resolve_paths(values, place_of)
+    return _validated(values, place_of, problems, where, ConfigError)
+
+
+def override_config(
+    stored: Config,
+    overrides: Sequence[str] = (),
+    extra: Mapping[str, object] | None = None,
+    path: Path | None = None,
+) -> Config:
+    """``stored`` with changes on top: first those of a file, then those of the command line.
+
+    Raises:
+        ConfigError: everything wrong with the changes, in one message.
+    """
+    document = _NO_FILE if path is None else read_document(path)
+    given = parse_overrides(overrides, extra or {})
+    values = given.apply(_merged(to_plain(stored), document.values))
+    place_of = _places(document, given, str(path) if path is not None else "the command line")
+    problems = given.problems + _resolve_paths(values, place_of)
+    return _validated(values, place_of, problems, "the changed settings", ConfigError)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``changes`` put in, section by section."""
+    result = dict(base)
+    for key, value in changes.items():
+        inner = result.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        result[key] = _merged(inner, value) if both else value
+    return result
+
+
+def config_from_plain(
+    data: Mapping[str, Any], where: str, error: type[InfinitoError] = ConfigError
+) -> Config:
+    """Check plain data that was stored by ``to_plain``, of a checkpoint say; paths stay as stored.
+
+    Raises ``error`` (ConfigError unless told otherwise), its places reading ``where``.
+    """
+    return _validated(data, lambda _: Place(where), [], where, error)
+
+
+def _validated(
+    values: Mapping[str, Any],
+    place_of: Callable[[KeyPath], Place],
+    problems: list[Problem],
+    where: str,
+    error: type[InfinitoError],
+) -> Config:
+    try:
+        config = Config.model_validate(dict(values))
+    except ValidationError as invalid:
+        problems = problems + explain_validation(invalid, place_of)
+        raise_problems(problems, where, error)
+        raise
+    raise_problems(problems, where, error)
+    return config
+
+
+def _use_embedded_corpus(values: dict[str, Any]) -> None:
+    data = values.setdefault("data", {})
+    if not any(data.get(key) is not None for key in _SOURCE_KEYS):
+        data["source"] = "python-docs"
+
+
+def _places(document: Document, given: Overrides, where: str) -> Callable[[KeyPath], Place]:
+    """Where a key path was given: the override, else its line or that of its nearest parent."""
+
+    def place_of(path: KeyPath) -> Place:
+        if path in given.places:
+            return given.places[path]
+        for length in range(len(path), 0, -1):
+            if path[:length] in document.lines:
+                return Place(where, document.lines[path[:length]])
+        inside = [place for key, place in given.places.items() if key[: len(path)] == path]
+        return inside[-1] if inside and not document.lines else Place(where)
+
+    return place_of
+
+
+def _resolve_paths(values: dict[str, Any], place_of: Callable[[KeyPath], Place]) -> list[Problem]:
+    """Make the paths in ``values`` absolute; an empty one would mean the working directory."""
+    problems = []
+    for path in (*_PATH_KEYS, ("data", "dataset")):
+        holder: Any = values
+        for name in path[:-1]:
+            holder = holder.get(name) if isinstance(holder, dict) else None
+        if not isinstance(holder, dict) or not isinstance(holder.get(path[-1]), str):
+            continue
+        text = holder[path[-1]]
+        if not text.strip() or "\0" in text:
+            reason = "must be a path" if text.strip() else "must not be empty"
+            problems.append(Problem(place_of(path), ".".join(path), reason, text))
+        elif path[-1] != "dataset" or os.path.isdir(os.path.expanduser(text)):
+            holder[path[-1]] = os.path.abspath(os.path.expanduser(text))
+    return problems
+
+
+def to_plain(config: Config) -> dict[str, Any]:
+    """The resolved config as nested plain data, every key present, ready for a checkpoint."""
+    return config.model_dump(mode="python")
+
+
+class _StrictDumper(yaml.SafeDumper):
+    """Writes scalars so that the strict loader reads them back: its own rules decide on quotes."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: tuple[bool, bool]) -> str:
+        if kind is yaml.ScalarNode and implicit[0]:
+            return scalar_tag(value)
+        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_text(self, text: str) -> yaml.Node:
+        # PyYAML folds U+0085 and U+2028 to spaces in its other styles.
+        style = None if text.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_StrictDumper.add_representer(str, _StrictDumper.represent_text)
+
+
+def dump_yaml(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML that the strict loader reads back to equal data."""
+    return yaml.dump(
+        dict(data), Dumper=_StrictDumper, sort_keys=False, allow_unicode=True, width=100
+    )
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved config as YAML; loading it again gives an equal config."""
+    return dump_yaml(to_plain(config))
+
+
+def diff(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+    """The dotted keys whose values differ, in schema order, with the old and the new value."""
+    before, after = flatten(to_plain(old)), flatten(to_plain(new))
+    return [(key, before[key], after[key]) for key in before if before[key] != after[key]]

@@ -1,0 +1,118 @@
+"""Files as text: UTF-8 checked to the byte, one kind of line end, never a whole file in memory.
+
+A byte-order mark is dropped; ``\\r\\n`` and ``\\r`` become ``\\n``. Nothing else is changed.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from infinito.errors import DataError
+
+CHUNK_BYTES = 1 << 20
+# A longer line is handed on in parts of half to all of this size, cut at a space if possible.
+LINE_CHARACTERS = 1 << 17
+
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_lines(path: Path, limit: int = LINE_CHARACTERS) -> Iterator[str]:
+    """Lines of a text file (gzip where its name ends in .gz), their ``\\n`` kept.
+
+    The last line may lack it. A line of more than ``limit`` characters comes in several parts, of
+    which only the last ends in ``\\n``; memory stays within a small multiple of ``limit``.
+
+    Raises:
+        DataError: the file is missing, unreadable, not UTF-8 (with the byte offset), or a
+            damaged or truncated gzip file.
+    """
+    return split_lines(_decode(_chunks(path), path), limit)
+
+
+def split_lines(chunks: Iterable[str], limit: int = LINE_CHARACTERS) -> Iterator[str]:
+    """Cut text that comes in chunks of any size into lines, as :func:`read_lines` does."""
+    rest = ""
+    for chunk in chunks:
+        *complete, rest = (rest + chunk).split("\n")
+        for line in complete:
+            if len(line) > limit:
+                line = yield from _long_line(line, limit)
+            yield line + "\n"
+        if len(rest) > limit:
+            rest = yield from _long_line(rest, limit)
+    if rest:
+        yield rest
+
+
+def _long_line(line: str, limit: int) -> Generator[str, None, str]:
+    """Yield parts of ``line`` until what is left, which is returned, fits ``limit``."""
+    start = 0
+    while len(line) - start > limit:
+        end = line.rfind(" ", start + limit // 2, start + limit) + 1 or start + limit
+        yield line[start:end]
+        start = end
+    return line[start:]
+
+
+def normalise(text: str) -> str:
+    """The canonical form of a text that was not read from a file: ``\\n`` as the only line end."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    try:
+        with _open(path) as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                yield chunk
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} is a damaged or truncated gzip file: {error}", "fetch or compress it again"
+        ) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _open(path: Path) -> BinaryIO:
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    return cast(BinaryIO, opener(path, "rb"))
+
+
+def unreadable(path: Path, error: OSError) -> DataError:
+    """The error for a file that the operating system does not give."""
+    return DataError(
+        f"cannot read {path}: {error.strerror or error}", "check the path and its permissions"
+    )
+
+
+def _decode(chunks: Iterable[bytes], path: Path) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    consumed = 0  # bytes of the file that were decoded, or wait in the decoder
+    for number, chunk in enumerate(chunks):
+        waiting = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(chunk)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, consumed - waiting + error.start, error.object) from error
+        consumed += len(chunk)
+        if number == 0:
+            text = text.removeprefix("\ufeff")
+        yield newlines.decode(text)
+    waiting = len(decoder.getstate()[0])
+    if waiting:
+        raise _not_utf8(path, consumed - waiting, b"")
+    yield newlines.decode("", final=True)
+
+
+def _not_utf8(path: Path, offset: int, start: bytes) -> DataError:
+    guess = "; it looks like UTF-16" if offset == 0 and start[:2] in _UTF16_MARKS else ""
+    return DataError(
+        f"{path} is not UTF-8 text: bad byte at offset {offset}{guess}",
+        "convert it to UTF-8, for example with iconv, or leave the file out",
+    )

@@ -1,0 +1,180 @@
+"""The same model and text under the other conventions in use, so that numbers can be compared.
+
+Sources: salesforce/awd-lstm-lm (main.py, data.py), the perplexity page of the transformers
+documentation, EleutherAI lm-evaluation-harness (task ``wikitext`` v2), llama.cpp's perplexity tool.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infinito.data.store import TokenStore
+from infinito.data.tokenizer import Tokenizer
+from infinito.evaluate.detokenise import detokenise_wikitext
+from infinito.evaluate.documents import document_texts
+from infinito.evaluate.perplexity import Score, perplexity, stream_nats
+from infinito.evaluate.windows import document_windows, second_half_windows, sliding_windows
+from infinito.model.transformer import Transformer
+
+_HUGGING_FACE_STRIDE = 512
+_LLAMA_CPP_CHUNK = 512
+
+
+class Figure(NamedTuple):
+    """One number under another convention."""
+
+    key: str
+    value: float
+    meaning: str
+
+
+class Subject(NamedTuple):
+    """What is measured, and in which batches."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    store: TokenStore
+    score: Score
+    batch_size: int
+    is_wikitext: bool
+
+
+def all_conventions(subject: Subject) -> list[Figure]:
+    """Every further figure that makes sense for the tokenizer; costs several passes."""
+    figures = _denominators(subject) + _contexts(subject) + _second_halves(subject)
+    if subject.tokenizer.kind != "word":  # the rest re-tokenises text that words may not cover
+        figures += _hugging_face(subject) + _lm_eval(subject)
+    return figures
+
+
+def _denominators(subject: Subject) -> list[Figure]:
+    """The headline's nats over the words that other codes divide by; no pass is needed."""
+    score, store = subject.score, subject.store
+    unscored_first = score.nll_total - float(score.token_nll[0])
+    words = store.n_words - store.n_lines
+    return [
+        Figure(
+            "word_perplexity_first_unscored",
+            perplexity(unscored_first, store.n_words),
+            f"word ppl, first token unscored, over {store.n_words} (AWD-LSTM to the letter)",
+        ),
+        Figure(
+            "word_perplexity_no_line_ends",
+            perplexity(score.nll_total, words),
+            f"word ppl over {words} words, line ends not counted",
+        ),
+    ]
+
+
+def _half(context: int) -> int:
+    """A stride of 512 where the context has room for it, else half the context."""
+    return _HUGGING_FACE_STRIDE if context > _HUGGING_FACE_STRIDE else max(1, context // 2)
+
+
+def _contexts(subject: Subject) -> list[Figure]:
+    store, context = subject.store, subject.score.context
+    length, starts = len(store.tokens), store.document_starts.tolist()
+    half = _half(context)
+    roads = (
+        ("no_overlap", sliding_windows(0, length, context, context), "windows do not overlap"),
+        (f"stride_{half}", sliding_windows(0, length, context, half), f"stride {half}"),
+        (
+            "document_reset",
+            document_windows(starts, length, context, subject.score.stride),
+            "each document alone",
+        ),
+    )
+    figures = []
+    for key, windows, meaning in roads:
+        nats = stream_nats(
+            subject.model, store.tokens, windows, subject.tokenizer.eos_id, subject.batch_size
+        )
+        value = perplexity(float(nats.sum()), store.n_words)
+        figures.append(Figure(f"word_perplexity_{key}", value, f"word ppl, {meaning}"))
+    return figures
+
+
+def _second_halves(subject: Subject) -> list[Figure]:
+    """llama.cpp: disjoint chunks, each after an eos of its own, the second half scored."""
+    tokenizer, tokens = subject.tokenizer, np.asarray(subject.store.tokens)
+    if tokenizer.kind != "word":  # its text has no separators
+        tokens = tokens[tokens != tokenizer.eos_id]
+    chunk = min(_LLAMA_CPP_CHUNK, subject.score.context)
+    windows = list(second_half_windows(len(tokens), chunk))
+    scored = sum(window.end - window.scored_from for window in windows)
+    if not scored:
+        return []
+    nats = stream_nats(
+        subject.model, tokens, windows, tokenizer.eos_id, subject.batch_size, restart=True
+    )
+    return [
+        Figure(
+            "token_perplexity_second_half",
+            perplexity(float(nats.sum()), scored),
+            f"token ppl, second half of each chunk of {chunk} (llama.cpp)",
+        )
+    ]
+
+
+def _hugging_face(subject: Subject) -> list[Figure]:
+    """The transformers documentation: lines joined by a blank line, a stride, token perplexity."""
+    text = "".join(document_texts(subject.store, subject.tokenizer))
+    joined = "\n\n".join(text.splitlines(keepends=True))
+    tokens = np.array(subject.tokenizer.encode(joined), dtype=np.int64)
+    if len(tokens) < 2:
+        return []
+    context, stride = subject.score.context, _half(subject.score.context)
+    windows = sliding_windows(0, len(tokens), context, stride)
+    nats = stream_nats(subject.model, tokens, windows, subject.tokenizer.eos_id, subject.batch_size)
+    return [
+        Figure(
+            "token_perplexity_hugging_face",
+            perplexity(float(nats[1:].sum()), len(tokens) - 1),
+            f"token ppl, lines joined by blank lines, stride {stride} (transformers docs)",
+        )
+    ]
+
+
+def _lm_eval(subject: Subject) -> list[Figure]:
+    """lm-evaluation-harness: each page alone, detokenised, over the page's own words and bytes."""
+    pages = document_texts(subject.store, subject.tokenizer)
+    prepare = detokenise_wikitext if subject.is_wikitext else str
+    encoded = [subject.tokenizer.encode(prepare(page)) for page in pages]
+    encoded = [ids for ids in encoded if ids]
+    if not encoded:
+        return []
+    nats = _alone(subject, encoded)
+    words = sum(len(re.split(r"\s+", page)) for page in pages)
+    n_bytes = sum(len(page.encode()) for page in pages)
+    return [
+        Figure(f"lm_eval_{name}", value, f"{label}, pages alone{detokenised} (lm-eval wikitext)")
+        for detokenised in [", detokenised" if subject.is_wikitext else ""]
+        for name, value, label in (
+            ("word_perplexity", perplexity(nats, words), "word ppl"),
+            ("byte_perplexity", perplexity(nats, n_bytes), "byte ppl"),
+            ("bits_per_byte", nats / (math.log(2.0) * n_bytes), "bits per byte"),
+        )
+    ]
+
+
+def _alone(subject: Subject, encoded: list[list[int]]) -> float:
+    """Nats of texts that each follow one eos, in windows that do not overlap.
+
+    As in lm-eval, a later window still reads the one token before it as its first.
+    """
+    separator = subject.tokenizer.eos_id
+    tokens: NDArray[np.int64] = np.concatenate([[*ids, separator] for ids in encoded])
+    ends = np.cumsum([len(ids) + 1 for ids in encoded])
+    context = subject.score.context
+    windows = [
+        window
+        for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
+        for window in sliding_windows(begin, end - 1, context, context)
+    ]
+    nats = stream_nats(subject.model, tokens, windows, separator, subject.batch_size)
+    return float(nats.sum())

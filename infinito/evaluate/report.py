@@ -1,0 +1,123 @@
+"""What ``infinito evaluate`` says about a model: a block of text, and the same as plain data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from infinito.evaluate.conventions import Figure
+from infinito.evaluate.perplexity import Score
+
+LEAK_BELOW = 20.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the scored text came from."""
+
+    split: str
+    corpus: str
+    sha256: str
+    n_lines: int
+    n_unknown: int
+    n_documents: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """One evaluation: score, circumstances, warnings, and figures under other conventions."""
+
+    score: Score
+    source: Source
+    checkpoint: str
+    step: int
+    tokenizer_kind: str
+    vocab_size: int
+    interval: tuple[float, float] | None
+    seconds: float
+    warnings: list[str] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+
+    @property
+    def convention(self) -> str:
+        """What the word perplexity may be compared with."""
+        if self.tokenizer_kind == "word":
+            return f"AWD-LSTM convention, closed vocabulary of {self.vocab_size} words"
+        return f"upper bound: open vocabulary, {self.tokenizer_kind} tokens"
+
+    def to_plain(self) -> dict[str, Any]:
+        """The report for ``--json``; numbers that are not finite become None."""
+        score, source = self.score, self.source
+        return {
+            "checkpoint": self.checkpoint,
+            "step": self.step,
+            "split": source.split,
+            "corpus": source.corpus,
+            "text_sha256": source.sha256,
+            "loss": score.loss,
+            "nll_total": score.nll_total,
+            "n_tokens": score.n_tokens,
+            "n_words": score.n_words,
+            "n_lines": source.n_lines,
+            "n_bytes": score.n_bytes,
+            "n_unknown": source.n_unknown,
+            "n_documents": source.n_documents,
+            "token_perplexity": score.token_perplexity,
+            "word_perplexity": _finite(score.word_perplexity),
+            "word_perplexity_interval": [_finite(x) for x in self.interval]
+            if self.interval
+            else None,
+            "bits_per_byte": _finite(score.bits_per_byte),
+            "convention": self.convention,
+            "context": score.context,
+            "stride": score.stride,
+            "seconds": round(self.seconds, 3),
+            "warnings": self.warnings,
+            "conventions": {figure.key: _finite(figure.value) for figure in self.figures},
+        }
+
+    def to_text(self) -> str:
+        """The block a person reads."""
+        lines = [f"{label + ':':<18}{text}" for label, text in self._rows()]
+        lines += [f"  {figure.value:.4f}  {figure.meaning}" for figure in self.figures]
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        score, source = self.score, self.source
+        words = score.n_words - source.n_lines
+        unknown = f", {source.n_unknown / score.n_tokens:.2%} unknown" if source.n_unknown else ""
+        rows = [
+            ("checkpoint", f"{self.checkpoint} (step {self.step})"),
+            ("data", f"{source.corpus} {source.split}, sha256 {source.sha256}"),
+            ("text", f"{words} words + {source.n_lines} line ends, {score.n_bytes} bytes{unknown}"),
+            ("method", f"context {score.context}, stride {score.stride}, one stream, static"),
+            ("nll total", f"{score.nll_total:.4f} nats over {score.n_tokens} tokens"),
+            ("loss", f"{score.loss:.4f} nats per token"),
+            ("token perplexity", f"{score.token_perplexity:.4f} ({self._tokens_per_word})"),
+            ("word perplexity", f"{score.word_perplexity:.4f} ({self.convention})"),
+            ("95% interval", self._interval_text),
+            ("bits per byte", f"{score.bits_per_byte:.4f}"),
+            ("time", f"{self.seconds:.1f} s"),
+        ]
+        return [*rows, ("other conventions", "")] if self.figures else rows
+
+    @property
+    def _tokens_per_word(self) -> str:
+        score = self.score
+        return (
+            f"{score.n_tokens / score.n_words:.4f} tokens per word" if score.n_words else "no words"
+        )
+
+    @property
+    def _interval_text(self) -> str:
+        if self.interval is None:
+            return f"none: {self.source.n_documents} documents are too few to resample"
+        low, high = self.interval
+        documents = self.source.n_documents
+        return f"{low:.4f} to {high:.4f} of word perplexity, {documents} documents resampled"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

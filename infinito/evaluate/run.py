@@ -1,0 +1,86 @@
+"""From a loaded model and a tokenised text to a report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from infinito.data.store import TokenStore
+from infinito.evaluate.causality import check_causality
+from infinito.evaluate.conventions import Subject, all_conventions
+from infinito.evaluate.documents import word_perplexity_interval
+from infinito.evaluate.perplexity import Score, score
+from infinito.evaluate.report import LEAK_BELOW, Report, Source
+from infinito.load import LoadedModel
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to evaluate: windows, batches, and whether to add the costly figures."""
+
+    context: int | None = None
+    stride: int | None = None
+    batch_size: int = 8
+    all_conventions: bool = False
+
+
+def evaluate(
+    loaded: LoadedModel, store: TokenStore, split: str, corpus: str, request: Request
+) -> Report:
+    """Test the model for leaks, then score ``store``.
+
+    Args:
+        loaded: the model, its tokenizer and where it came from.
+        store: the text, tokenised by that tokenizer.
+        split: name of the split, or ``text`` for a file of the user's.
+        corpus: name of the corpus, or the file.
+        request: how.
+
+    Raises:
+        InfinitoError: as :func:`check_causality` and :func:`score` say.
+    """
+    start = time.monotonic()
+    check_causality(loaded.model)
+    result = score(
+        loaded.model, store, loaded.tokenizer,
+        context=request.context, stride=request.stride, batch_size=request.batch_size,
+    )  # fmt: skip
+    is_wikitext = "wikitext" in corpus
+    subject = Subject(
+        loaded.model, loaded.tokenizer, store, result, request.batch_size, is_wikitext
+    )
+    figures = all_conventions(subject) if request.all_conventions else []
+    return Report(
+        score=result,
+        source=Source(
+            split, corpus, store.text_sha256,
+            store.n_lines, store.n_unknown, len(store.document_starts),
+        ),
+        checkpoint=str(loaded.path),
+        step=loaded.step,
+        tokenizer_kind=loaded.tokenizer.kind,
+        vocab_size=loaded.tokenizer.vocab_size,
+        interval=word_perplexity_interval(result, store, loaded.tokenizer),
+        seconds=time.monotonic() - start,
+        warnings=_warnings(loaded, store, split, result, is_wikitext),
+        figures=figures,
+    )  # fmt: skip
+
+
+def _warnings(
+    loaded: LoadedModel, store: TokenStore, split: str, result: Score, is_wikitext: bool
+) -> list[str]:
+    warnings = []
+    known = loaded.data_sha256.get(split)
+    if store.text_sha256 == loaded.data_sha256.get("train"):
+        warnings.append("this is the text the model was trained on: a measure of memory, not skill")
+    elif known is not None and known != store.text_sha256:
+        warnings.append(
+            f"the {split} text is not the one this checkpoint knew (its sha256 was {known[:12]}...)"
+        )
+    if is_wikitext and result.word_perplexity < LEAK_BELOW:
+        warnings.append(
+            f"word perplexity below {LEAK_BELOW:g} on WikiText-2 from scratch: "
+            "a leak, not a success"
+        )
+    return warnings

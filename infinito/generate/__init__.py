@@ -1,0 +1,1 @@
+"""Text from a trained model: logits processors, constraints, and the decoding engine."""

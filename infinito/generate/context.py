@@ -1,0 +1,67 @@
+"""The tokens that the model sees while it writes, with or without a key/value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from infinito.model.cache import KeyValueCache
+from infinito.model.linear import linear
+from infinito.model.transformer import Transformer
+
+
+class Context:
+    """A window of at most ``model.max_positions`` tokens, equal in length for every sample.
+
+    When a token more is needed, the last half of the window is kept and encoded again from
+    position 0, so no position is ever used that training has not seen, and a token costs two
+    encodings at most on average.
+    """
+
+    def __init__(
+        self, model: Transformer, prompt: Sequence[int], capacity: int, use_cache: bool
+    ) -> None:
+        """Start with one window; ``capacity`` tokens are the most that will ever be held."""
+        self._model = model
+        self._device = model.output_weight.device
+        self._limit = model.max_positions
+        self._capacity = min(self._limit, max(capacity, 1))
+        self._windows = [list(prompt)]
+        self._cache = KeyValueCache(model, 1, self._capacity) if use_cache else None
+        self._unread = 0
+        self._restart()
+
+    def next_logits(self) -> Tensor:
+        """Logits (B, V) float32 on the CPU of the token that follows each window."""
+        tokens = [window[-self._unread :] for window in self._windows]
+        states = self._model.hidden(torch.tensor(tokens, device=self._device), self._cache)
+        if self._cache is not None:
+            self._unread = 0
+        return linear(states[:, -1], self._model.output_weight).float().cpu()
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Add one token to each window."""
+        for window, token in zip(self._windows, tokens, strict=True):
+            window.append(token)
+        self._unread += 1
+        if len(self._windows[0]) > self._limit:
+            self._restart()
+
+    def widen(self, batch: int) -> None:
+        """Turn the one window, and what the cache knows of it, into ``batch`` equal ones."""
+        self._windows = [list(self._windows[0]) for _ in range(batch)]
+        if self._cache is not None and batch > 1:
+            narrow, self._cache = self._cache, KeyValueCache(self._model, batch, self._capacity)
+            self._cache.keys.copy_(narrow.keys)
+            self._cache.values.copy_(narrow.values)
+            self._cache.length = narrow.length
+
+    def _restart(self) -> None:
+        """Cut windows that are too long to their last half, and encode from the start."""
+        if len(self._windows[0]) > self._limit:
+            self._windows = [window[-(self._limit // 2) :] for window in self._windows]
+        if self._cache is not None:
+            self._cache.reset()
+        self._unread = len(self._windows[0])

@@ -1,0 +1,79 @@
+"""Memory of a training step, counted from the config: what is kept for the backward pass.
+
+C model width, F feed-forward width, H heads, K key/value heads, D head width, V vocabulary,
+T sequence length. Activations are counted a token and then multiplied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from infinito.config.schema import ModelConfig, TrainingConfig
+from infinito.model.count import count_parameters
+from infinito.model.loss import CHUNK_ELEMENTS
+
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class MemoryCount:
+    """Bytes of one training step by part."""
+
+    weights: int
+    gradients: int
+    moments: int
+    average: int
+    activations: int
+    loss: int
+
+    @property
+    def total(self) -> int:
+        """All parts."""
+        return self.weights + self.beyond_weights
+
+    @property
+    def beyond_weights(self) -> int:
+        """What a step still allocates once the model (and its average) stands."""
+        return self.gradients + self.moments + self.activations + self.loss
+
+
+def count_memory(
+    config: ModelConfig, training: TrainingConfig, vocab_size: int, sequence_length: int
+) -> MemoryCount:
+    """Bytes that training holds at the peak of a step of ``training.batch_size`` sequences."""
+    parameters = count_parameters(config, vocab_size, sequence_length).total
+    size = _FLOAT32 if training.precision == "float32" else 2
+    tokens = training.batch_size * sequence_length
+    layer = _layer_bytes_per_token(config, size, sequence_length)
+    stream = _FLOAT32 * config.d_model
+    if training.activation_checkpointing:  # the input of each block, and one block in full
+        activations = tokens * (config.n_layers * stream + layer)
+    else:
+        activations = tokens * config.n_layers * layer
+    return MemoryCount(
+        weights=_FLOAT32 * parameters,
+        gradients=_FLOAT32 * parameters,
+        moments=2 * _FLOAT32 * parameters,
+        average=_FLOAT32 * parameters if training.ema_decay else 0,
+        activations=activations + 4 * tokens * stream,
+        loss=3 * _FLOAT32 * CHUNK_ELEMENTS + _FLOAT32 * vocab_size * config.d_model,
+    )
+
+
+def _layer_bytes_per_token(config: ModelConfig, size: int, sequence_length: int) -> int:
+    """Bytes a token that one block keeps; ``size`` is that of the matrix products' numbers."""
+    width, hidden = config.d_model, config.resolved_d_ff
+    kv_width = config.resolved_kv_heads * config.d_head
+    stream = 4 * _FLOAT32 * width + 2 * size * width  # two inputs, two norms and their casts
+    heads = width + 2 * kv_width  # query, key, value
+    projections = heads * (size + 2 * _FLOAT32 + size)  # raw, normalised, rotated, cast
+    feed_forward = (4 if config.activation == "swiglu" else 3) * hidden * size
+    masks = 2 * width if _or(config.residual_dropout, config.dropout) else 0
+    weights = 0
+    if _or(config.attention_dropout, config.dropout):  # weights are held in the open, with masks
+        weights = 4 * size * config.n_heads * sequence_length
+    return stream + projections + size * width + feed_forward + masks + weights
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -1,0 +1,190 @@
+"""What this machine offers a run: each fact with its reason and, where one helps, a remedy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from infinito.runtime.backends import ATTENTION_BACKENDS, try_backend
+from infinito.runtime.device import available_devices, choose_device
+from infinito.runtime.precision import choose_precision, unsupported_reason
+from infinito.version import __version__
+
+LIBRARIES = (
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pydantic",
+    "typer",
+    "rich",
+    "tqdm",
+    "pyyaml",
+    "matplotlib",
+)
+EXTRAS = {"tensorboard": ("tensorboard",)}
+_LOW_MEMORY_GB = 2.0
+_LOW_DISK_GB = 2.0
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; ``remedy`` is empty where nothing is missing."""
+
+    name: str
+    value: str
+    reason: str
+    remedy: str = ""
+
+
+def examine(directory: Path) -> list[Finding]:
+    """Every finding about this machine; ``directory`` is where runs would be written."""
+    device = choose_device("auto").value
+    return [
+        *_compute(device),
+        *_attention(device),
+        _memory(),
+        *_device_memory(device),
+        _disk(directory),
+        _threads(),
+        _compiler(),
+        *_versions(),
+        *_extras(),
+    ]
+
+
+def _compute(device: str) -> list[Finding]:
+    choice = choose_device("auto")
+    others = [name for name in available_devices() if name != device]
+    precision = choose_precision("auto", device)
+    findings = [
+        Finding(
+            "device", choice.value, choice.reason, f"also here: {', '.join(others)}" * bool(others)
+        ),
+        Finding("precision", precision.value, precision.reason),
+    ]
+    for name in ("float32", "bfloat16", "float16"):
+        obstacle = unsupported_reason(name, device)
+        value = "no" if obstacle else "yes"
+        findings.append(Finding(f"dtype {name}", value, obstacle or f"tried on {device}"))
+    return findings
+
+
+def _attention(device: str) -> list[Finding]:
+    found = []
+    for backend in ATTENTION_BACKENDS:
+        choice = try_backend(backend, device)
+        found.append(Finding(f"attention {backend.name}", choice.value, choice.reason))
+    return found
+
+
+def _memory() -> Finding:
+    free, total, reason = host_memory()
+    if free is None:
+        return Finding("memory", "unknown", reason)
+    remedy = "close other programs, or lower training.batch_size" * (free < _LOW_MEMORY_GB * _GB)
+    return Finding("memory", f"{free / _GB:.1f} GB free of {total / _GB:.1f} GB", reason, remedy)
+
+
+def host_memory() -> tuple[float | None, float, str]:
+    """(free bytes or None, total bytes, source), the limit of a Linux control group included."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None, 0.0, f"{platform.system()} does not tell without further packages"
+    kilobytes = {line.split(":")[0]: float(line.split()[1]) for line in lines}
+    free, total = kilobytes["MemAvailable"] * 1024, kilobytes["MemTotal"] * 1024
+    limit, used = _group_value("memory.max"), _group_value("memory.current")
+    if limit is None or used is None or limit >= total:
+        return free, total, "as the kernel counts it"
+    return min(free, limit - used), limit, "the limit of this control group"
+
+
+def _group_value(name: str) -> float | None:
+    """A number of the control group's files, or None without one (``max`` is no limit)."""
+    try:
+        return float(Path("/sys/fs/cgroup", name).read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError):
+        return None
+
+
+def _device_memory(device: str) -> list[Finding]:
+    if torch.device(device).type != "cuda":
+        return []
+    free, total = torch.cuda.mem_get_info(torch.device(device))
+    value = f"{free / _GB:.1f} GB free of {total / _GB:.1f} GB"
+    return [Finding("device memory", value, torch.cuda.get_device_name(device))]
+
+
+def _disk(directory: Path) -> Finding:
+    there = directory.absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    writable = os.access(there, os.W_OK)
+    reason = f"where {directory} lies" + ("" if writable else ", which cannot be written")
+    remedy = ""
+    if not writable or free < _LOW_DISK_GB * _GB:
+        remedy = "name another place with --output-dir"
+    return Finding("disk", f"{free / _GB:.1f} GB free", reason, remedy)
+
+
+def _threads() -> Finding:
+    threads = torch.get_num_threads()
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    reason = f"{cores} logical cores may be used"
+    if "OMP_NUM_THREADS" in os.environ:
+        reason += f", OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
+    remedy = "set OMP_NUM_THREADS to at most the number of cores" if threads > cores else ""
+    return Finding("threads", str(threads), reason, remedy)
+
+
+def _compiler() -> Finding:
+    candidates = [os.environ.get("CXX"), "c++", "g++", "clang++", "cl"]
+    found = next((path for name in candidates if name and (path := shutil.which(name))), None)
+    if found:
+        return Finding("C++ compiler", Path(found).name, "training.fusion: aggressive can compile")
+    return Finding(
+        "C++ compiler",
+        "none",
+        "training.fusion: aggressive falls back to eager on a CPU",
+        "install g++ or clang++, or set CXX",
+    )
+
+
+def _versions() -> list[Finding]:
+    findings = [
+        Finding("infinito", __version__, "this program"),
+        Finding("python", platform.python_version(), f"{platform.system()} {platform.machine()}"),
+        Finding("torch", torch.__version__, "required"),
+    ]
+    for name in LIBRARIES:
+        installed = _installed(name)
+        remedy = "" if installed else f"pip install {name}"
+        findings.append(Finding(name, installed or "missing", "required", remedy))
+    return findings
+
+
+def _extras() -> list[Finding]:
+    findings = []
+    for extra, packages in EXTRAS.items():
+        missing = [name for name in packages if _installed(name) is None]
+        value = "missing" if missing else ", ".join(str(_installed(name)) for name in packages)
+        remedy = f'pip install "infinito[{extra}]"' if missing else ""
+        findings.append(Finding(f"extra {extra}", value, "optional", remedy))
+    return findings
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,54 @@
+"""Memory: what the machine has left, and running out of it said in words."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from infinito.errors import ResourceError
+
+# torch raises plain RuntimeErrors when a CPU allocation fails.
+_SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "std::bad_alloc")
+
+
+def available_bytes(device: str) -> int | None:
+    """Bytes that can still be had on ``device``; None where the system does not say."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    known = [limit for limit in (_free_host_bytes(), _address_space_left()) if limit is not None]
+    return min(known, default=None)
+
+
+@contextmanager
+def memory_errors_explained(what: str, remedy: str) -> Iterator[None]:
+    """Turn a failed allocation in the body into a ResourceError that names ``what`` was tried."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if not isinstance(error, MemoryError) and not any(sign in text for sign in _SIGNS):
+            raise
+        raise ResourceError(f"memory does not suffice for {what}", remedy) from error
+
+
+def _free_host_bytes() -> int | None:
+    """MemAvailable of /proc/meminfo: what can be had without swapping."""
+    path = Path("/proc/meminfo")
+    if not path.exists():
+        return None
+    rows = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+    return int(rows["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in rows else None
+
+
+def _address_space_left() -> int | None:
+    """What a limit on the process's address space (ulimit -v) leaves."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    status = Path("/proc/self/statm")
+    if limit == resource.RLIM_INFINITY or not status.exists():
+        return None
+    used = int(status.read_text().split()[0]) * resource.getpagesize()
+    return max(limit - used, 0)

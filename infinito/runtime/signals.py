@@ -1,0 +1,71 @@
+"""Ctrl-C and SIGTERM: the first asks the run to stop after its step, the second ends it at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+_SHOW_CURSOR = b"\x1b[?25h"  # a live display may have hidden it
+
+
+class StopRequest:
+    """While entered, SIGINT and SIGTERM set ``requested`` instead of ending the process.
+
+    A second signal of either kind exits at once with 128 + its number, also within a save: files
+    get their names only when whole, so nothing is lost. On leaving, the handlers that were there
+    before are put back. Python allows handlers in the main thread only.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is caught until the object is entered."""
+        self.signal_number = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has come; ``signal_number`` says which."""
+        return self.signal_number != 0
+
+    def __enter__(self) -> StopRequest:
+        """Install the handlers."""
+        assert threading.current_thread() is threading.main_thread(), "signals need the main thread"
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Put the former handlers back."""
+        for number, handler in self._before.items():
+            # None stands for a handler that was not installed from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.requested:
+            _write_stderr(f"\nsecond {name}: exiting at once\n".encode())
+            _restore_terminal()
+            os._exit(128 + number)
+        self.signal_number = number
+        notice = f"\n{name}: stopping after this step and its checkpoint (again: exit at once)\n"
+        _write_stderr(notice.encode())
+
+
+def _write_stderr(text: bytes) -> None:
+    # Straight to the descriptor: the signal may have come in the middle of a print.
+    with contextlib.suppress(OSError):
+        os.write(2, text)
+
+
+def _restore_terminal() -> None:
+    if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty():
+        _write_stderr(_SHOW_CURSOR)

@@ -1,0 +1,144 @@
+"""What a person sees of a run: a live panel on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from infinito.telemetry.sinks import Record, Sink
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def seconds_text(seconds: float) -> str:
+    """90 -> '1:30', 3700 -> '1:01:40'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def record_line(record: Record, total_steps: int) -> str:
+    """A record as one plain line."""
+    parts = [f"step {record['step']}/{total_steps}", f"epoch {record['epoch']:.2f}"]
+    formats = {
+        "loss": "loss {:.4f}",
+        "learning_rate": "lr {:.2e}",
+        "grad_norm": "grad {:.2f}",
+        "tokens_per_second": "{:.0f} tok/s",
+        "memory_mb": "{:.0f} MB",
+        "valid_loss": "valid loss {:.4f}",
+        "valid_word_perplexity": "valid word ppl {:.2f}",
+    }
+    parts += [text.format(record[name]) for name, text in formats.items() if name in record]
+    if "eta_seconds" in record:
+        parts.append(f"eta {seconds_text(record['eta_seconds'])}")
+    return "  ".join(parts)
+
+
+class PlainConsole:
+    """One line a record on stderr, no control codes."""
+
+    def __init__(self, total_steps: int) -> None:
+        self.total_steps = total_steps
+
+    def write(self, record: Record) -> None:
+        """Print the record."""
+        print(record_line(record, self.total_steps), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Nothing to finish."""
+
+
+class LiveConsole:
+    """A panel that is redrawn in place: progress, losses, speed, memory, and a curve."""
+
+    def __init__(self, title: str, total_steps: int) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.title = title
+        self.total_steps = total_steps
+        self.latest: dict[str, Any] = {}
+        self.losses: deque[float] = deque(maxlen=48)
+        self.live = Live(console=Console(stderr=True), auto_refresh=False)
+        self.live.start()
+
+    def write(self, record: Record) -> None:
+        """Take the record into the panel."""
+        self.latest.update(record)
+        if "loss" in record:
+            self.losses.append(float(record["loss"]))
+        self.live.update(self._panel(), refresh=True)
+
+    def close(self) -> None:
+        """Leave the last panel on the screen."""
+        self.live.stop()
+
+    def _panel(self) -> RenderableType:
+        from rich.panel import Panel
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        latest = self.latest
+        done = Table.grid(padding=(0, 2))
+        done.add_row(
+            ProgressBar(total=self.total_steps, completed=latest["step"], width=40),
+            f"step {latest['step']}/{self.total_steps}  epoch {latest['epoch']:.2f}",
+        )
+        grid = Table.grid(padding=(0, 3))
+        for row in self._cells():
+            grid.add_row(*row)
+        whole = Table.grid()
+        whole.add_row(done)
+        whole.add_row(grid)
+        whole.add_row(f"[dim]loss curve[/] {sparkline(list(self.losses))}")
+        return Panel(whole, title=self.title, title_align="left", expand=False)
+
+    def _cells(self) -> list[list[str]]:
+        latest = self.latest
+
+        def cell(label: str, name: str, text: str) -> str:
+            value = latest.get(name)
+            return f"[dim]{label}[/] {text.format(value) if value is not None else '-'}"
+
+        eta = latest.get("eta_seconds")
+        return [
+            [
+                cell("train loss", "loss", "{:.4f}"),
+                cell("valid loss", "valid_loss", "{:.4f}"),
+                cell("valid word perplexity", "valid_word_perplexity", "{:.2f}"),
+            ],
+            [
+                cell("tokens/s", "tokens_per_second", "{:.0f}"),
+                cell("lr", "learning_rate", "{:.2e}"),
+                cell("grad norm", "grad_norm", "{:.2f}"),
+            ],
+            [
+                cell("memory", "memory_mb", "{:.0f} MB"),
+                f"[dim]elapsed[/] {seconds_text(latest.get('seconds', 0.0))}",
+                f"[dim]eta[/] {seconds_text(eta) if eta is not None else '-'}",
+            ],
+        ]
+
+
+def sparkline(values: list[float]) -> str:
+    """A curve in one row of block characters, scaled to its own range."""
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    return "".join(_BARS[round((v - low) / span * (len(_BARS) - 1))] for v in values)
+
+
+def console_sink(title: str, total_steps: int) -> Sink:
+    """The live panel if stderr is a terminal that can show it, else plain lines."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveConsole(title, total_steps)
+    return PlainConsole(total_steps)

@@ -1,0 +1,34 @@
+"""``training.fusion: aggressive``: compile the blocks, prove it on a real step, or say why not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from infinito.model.transformer import Transformer
+
+
+def compile_blocks(
+    model: Transformer, probe: Callable[[], None], announce: Callable[[str], None]
+) -> bool:
+    """Compile each block in place and run ``probe``; fall back to eager, announced, if it fails.
+
+    Compilation errors appear at the first step and not at ``torch.compile``, so only a probe can
+    tell. Compiling in place keeps the parameters' names.
+    """
+    start = time.monotonic()
+    for block in model.blocks:
+        block.compile()
+    try:
+        probe()
+    except Exception as error:
+        for block in model.blocks:
+            block._compiled_call_impl = None
+        torch._dynamo.reset()
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        announce(f"fusion: eager, because compiling failed ({reason[:160]})")
+        return False
+    announce(f"fusion: blocks compiled in {time.monotonic() - start:.1f} s")
+    return True

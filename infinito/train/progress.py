@@ -1,0 +1,80 @@
+"""Where a run stands: counters, evaluations, and the log window that is still open."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from infinito.train.step import StepResult
+
+
+@dataclass
+class Window:
+    """Sums since the last line of metrics; saved, so that a resumed line equals the unbroken one."""
+
+    loss_sum: float = 0.0
+    targets: int = 0
+    grad_norm: float = 0.0
+
+    def add(self, result: StepResult) -> None:
+        """Take in one step."""
+        self.loss_sum += result.loss_sum
+        self.targets += result.targets
+        self.grad_norm = result.grad_norm
+
+
+@dataclass
+class Progress:
+    """Counters of a run. ``sequences`` is its position in the order of the data."""
+
+    step: int = 0
+    sequences: int = 0
+    tokens: int = 0
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    window: Window = field(default_factory=Window)
+
+    def add(self, result: StepResult, sequences: int) -> None:
+        """Count one step of ``sequences`` sequences."""
+        self.step += 1
+        self.sequences += sequences
+        self.tokens += result.targets
+        self.window.add(result)
+
+    def add_evaluation(self, evaluation: dict[str, Any]) -> bool:
+        """Keep a validation result; True if its loss is the lowest so far."""
+        best = self.best
+        self.evaluations.append(evaluation)
+        return best is None or evaluation["valid_loss"] < best["valid_loss"]
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The evaluation with the lowest validation loss, the earliest on ties."""
+        return min(self.evaluations, key=lambda e: float(e["valid_loss"]), default=None)
+
+    @property
+    def evaluations_since_best(self) -> int:
+        """How many evaluations came after the best one."""
+        best = self.best
+        return 0 if best is None else len(self.evaluations) - 1 - self.evaluations.index(best)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The parts of a checkpoint that belong to progress."""
+        return {
+            "step": self.step,
+            "sequences": self.sequences,
+            "tokens": self.tokens,
+            "evaluations": [dict(e) for e in self.evaluations],
+            "best": dict(self.best) if self.best else None,
+            "log": asdict(self.window),
+        }
+
+    @classmethod
+    def from_plain(cls, content: dict[str, Any]) -> Progress:
+        """Rebuild from a checkpoint's content."""
+        return cls(
+            step=content["step"],
+            sequences=content["sequences"],
+            tokens=content["tokens"],
+            evaluations=[dict(e) for e in content["evaluations"]],
+            window=Window(**content["log"]),
+        )

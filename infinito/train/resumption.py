@@ -1,0 +1,118 @@
+"""Continuing a run: which checkpoint, what changes, what is set aside, said before it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infinito.checkpoint.discover import resolve_checkpoint, suggest_other
+from infinito.checkpoint.format import read_checkpoint
+from infinito.checkpoint.store import RunDirectory
+from infinito.config.load import config_from_plain, override_config
+from infinito.config.schema import Config
+from infinito.errors import CheckpointError
+from infinito.optim.schedule import learning_rate_factor
+from infinito.train.overrides import Change, changes, touches_schedule
+from infinito.train.session import abandoned_on_failure, carry_out, rehearse
+from infinito.train.trainer import Trainer
+
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A request to continue: from where, and what the user wants changed."""
+
+    reference: str
+    config_file: Path | None = None
+    settings: Sequence[str] = ()
+    flags: dict[str, object] = field(default_factory=dict)
+    allow_data_change: bool = False
+
+
+def resume(request: Resumption, *, dry_run: bool, announce: Announce) -> None:
+    """Continue a run exactly where its checkpoint stands, under the changes asked for."""
+    path = resolve_checkpoint(request.reference, "newest", announce)
+    content = _read(path)
+    stored = config_from_plain(content["config"], str(path), CheckpointError)
+    # The directory a run lies in may have moved since; where it is now is no change.
+    home = path.parent.resolve()
+    stored = stored.model_copy(update={"output_dir": str(home)})
+    config = override_config(stored, request.settings, request.flags, request.config_file)
+    made = changes(stored, config)
+    trainer = Trainer.from_content(content, config, request.allow_data_change, announce)
+    announce(f"resuming {path} at step {trainer.progress.step} of {trainer.total_steps}")
+    announce_changes(made, stored, trainer, announce)
+    if trainer.finished:
+        announce(f"nothing to do: already at step {trainer.progress.step} of {trainer.total_steps}")
+    elif dry_run:
+        rehearse(trainer, announce)
+    elif config.output_dir == str(home):
+        _continue_in_place(trainer, home, announce)
+    else:
+        _continue_elsewhere(trainer, path, home, announce)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(error.message, suggest_other(path)) from error
+
+
+def _continue_in_place(trainer: Trainer, home: Path, announce: Announce) -> None:
+    keep_last = trainer.config.training.keep_last
+    with RunDirectory.open_existing(home, keep_last=keep_last, announce=announce) as directory:
+        aside = directory.rewind(trainer.progress.step)
+        if not aside.is_empty:
+            announce(f"rewound to step {trainer.progress.step}; {aside.describe()}")
+        carry_out(trainer, directory, announce)
+
+
+def _continue_elsewhere(trainer: Trainer, path: Path, home: Path, announce: Announce) -> None:
+    training = trainer.config.training
+    assert trainer.config.output_dir is not None
+    target = Path(trainer.config.output_dir)
+    directory = RunDirectory.create(
+        target, target.name, keep_last=training.keep_last, announce=announce
+    )
+    with abandoned_on_failure(directory):
+        directory.adopt(path, home)
+        announce(f"the run goes on in {target}, with its history up to step {trainer.progress.step}")
+        carry_out(trainer, directory, announce)
+
+
+def announce_changes(
+    made: Sequence[Change], stored: Config, trainer: Trainer, announce: Announce
+) -> None:
+    """Print old -> new with what each does, and both learning-rate curves where they differ."""
+    for change in made:
+        announce(f"  {change.key}: {change.old} -> {change.new}  ({change.effect})")
+    if not touches_schedule(made):
+        return
+    announce("  learning rate   before        now")
+    steps, old_total = trainer.progress.step, _total_before(stored, trainer)
+    for label, step in _milestones(steps, trainer.total_steps):
+        before = _rate(stored, step, old_total) if step < old_total else None
+        now = _rate(trainer.config, step, trainer.total_steps)
+        old_text = f"{before:.3e}" if before is not None else "(ended)  "
+        announce(f"  {label:<15} {old_text}     {now:.3e}")
+
+
+def _milestones(step: int, total: int) -> list[tuple[str, int]]:
+    points = {step: "next step", (step + total) // 2: "halfway", max(step, total - 1): "last step"}
+    return [(label, at) for at, label in points.items()]
+
+
+def _rate(config: Config, step: int, total: int) -> float:
+    return config.training.learning_rate * learning_rate_factor(step, total, config.training)
+
+
+def _total_before(stored: Config, trainer: Trainer) -> int:
+    current, trainer.config = trainer.config, stored
+    total = trainer.total_steps
+    trainer.config = current
+    return total
+

@@ -1,0 +1,139 @@
+"""From a request to a finished run: directory, data, trainer, sinks, loop, summary."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from infinito.checkpoint.discover import METRICS_FILE
+from infinito.checkpoint.store import RunDirectory
+from infinito.config.load import to_yaml
+from infinito.config.schema import Config
+from infinito.data.prepare import prepare
+from infinito.errors import DivergedError
+from infinito.runtime.memory import memory_errors_explained
+from infinito.runtime.signals import StopRequest
+from infinito.telemetry.console import console_sink
+from infinito.telemetry.sinks import JsonLines, Sink, TensorBoard
+from infinito.train.loop import run
+from infinito.train.plan import checkpoint_bytes, plan_lines, require_memory
+from infinito.train.recorder import Recorder
+from infinito.train.summary import summary_lines
+from infinito.train.trainer import Trainer
+
+Announce = Callable[[str], None]
+
+
+def start(config: Config, *, name: str, dry_run: bool, announce: Announce) -> None:
+    """Train a new run of ``config``; ``name`` names its directory where the config does not."""
+    if dry_run:
+        rehearse(_new_trainer(config, announce), announce)
+        return
+    wanted = Path(config.output_dir) if config.output_dir else None
+    directory = RunDirectory.create(
+        wanted, name, keep_last=config.training.keep_last, announce=announce
+    )
+    with abandoned_on_failure(directory):
+        config = config.model_copy(update={"output_dir": str(directory.path.resolve())})
+        trainer = _new_trainer(config, announce)
+        carry_out(trainer, directory, announce)
+
+
+def rehearse(trainer: Trainer, announce: Announce) -> None:
+    """``--dry-run``: say what would happen, after trying one batch; nothing is written."""
+    for line in plan_lines(trainer):
+        announce(line)
+    require_memory(trainer)
+    recorder = Recorder(trainer, sinks=())
+    with _explained(trainer), recorder.timing():
+        trainer.probe()
+    seconds = recorder.seconds_per_step * trainer.config.training.gradient_accumulation_steps
+    steps = trainer.total_steps - trainer.progress.step
+    announce(f"time:       about {seconds * steps / 60:.1f} min at {seconds:.2f} s a step (tried once)")
+    announce("dry run: nothing was written")
+
+
+def carry_out(trainer: Trainer, directory: RunDirectory, announce: Announce) -> None:
+    """Train ``trainer`` in its locked directory to the end, or to a signal.
+
+    Raises:
+        Interrupted: A signal came; everything is saved.
+        DivergedError: A number was not finite; the message names the last good checkpoint.
+        ResourceError: Memory or disk do not suffice.
+    """
+    for line in plan_lines(trainer):
+        announce(line)
+    announce(f"run:        {directory.path}")
+    require_memory(trainer)
+    directory.require_space(checkpoint_bytes(trainer) * (trainer.config.training.keep_last + 1))
+    with _explained(trainer):
+        trainer.probe()
+    directory.record_start(sys.argv, {"device": str(trainer.device)})
+    directory.write_text("config.yaml", to_yaml(trainer.config))
+    with _sinks(trainer, directory) as sinks, StopRequest() as stop:
+        recorder = Recorder(trainer, sinks, _seconds_before(directory))
+        with _explained(trainer), _naming_the_last_good(directory):
+            run(trainer, directory, recorder, stop)
+    for line in summary_lines(trainer, recorder, directory):
+        announce(line)
+
+
+def _new_trainer(config: Config, announce: Announce) -> Trainer:
+    dataset = prepare(config)
+    for note in dataset.notes:
+        announce(note)
+    return Trainer(config, dataset, announce)
+
+
+@contextmanager
+def abandoned_on_failure(directory: RunDirectory) -> Iterator[None]:
+    """Close the directory at the end; a start that fails before its first save leaves nothing."""
+    try:
+        yield
+    except BaseException:
+        directory.abandon()
+        raise
+    finally:
+        directory.close()
+
+
+@contextmanager
+def _sinks(trainer: Trainer, directory: RunDirectory) -> Iterator[list[Sink]]:
+    sinks: list[Sink] = [JsonLines(directory.path / METRICS_FILE)]
+    if trainer.config.training.tensorboard:
+        sinks.append(TensorBoard(directory.path / "tensorboard", trainer.progress.step))
+    sinks.append(console_sink(directory.path.name, trainer.total_steps))
+    try:
+        yield sinks
+    finally:
+        for sink in reversed(sinks):
+            sink.close()
+
+
+def _explained(trainer: Trainer) -> AbstractContextManager[None]:
+    training, data = trainer.config.training, trainer.config.data
+    return memory_errors_explained(
+        f"training.batch_size {training.batch_size} x data.sequence_length {data.sequence_length}",
+        f"lower --batch-size (and raise training.gradient_accumulation_steps to keep the step's "
+        f"{training.sequences_per_step} sequences), or set training.activation_checkpointing=true",
+    )
+
+
+@contextmanager
+def _naming_the_last_good(directory: RunDirectory) -> Iterator[None]:
+    try:
+        yield
+    except DivergedError as error:
+        good = directory.newest_verified()
+        place = f"the last good checkpoint is {good}" if good else "no checkpoint was saved yet"
+        raise DivergedError(f"{error.message}; {place}", error.remedy) from error
+
+
+def _seconds_before(directory: RunDirectory) -> float:
+    """Training time of the run so far, from the last line of its metrics."""
+    path = directory.path / METRICS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return float(json.loads(lines[-1]).get("seconds", 0.0)) if lines else 0.0

@@ -1,0 +1,264 @@
+"""A run as an object: build it from a config, step it, evaluate it, save it, load it.
+
+This is the Python API beneath ``infinito train``. :mod:`infinito.train.loop` drives it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infinito.checkpoint.format import read_checkpoint, write_checkpoint
+from infinito.checkpoint.structure import FORMAT, FORMAT_VERSION, check_shapes
+from infinito.config.load import config_from_plain, to_plain
+from infinito.config.schema import Config
+from infinito.data.order import SequenceOrder
+from infinito.data.prepare import Dataset, prepare
+from infinito.data.tokenizer import Tokenizer
+from infinito.errors import DataError, DivergedError
+from infinito.evaluate.causality import check_causality
+from infinito.evaluate.perplexity import Score, score
+from infinito.model.transformer import Transformer
+from infinito.model.weights import load_weights, parameter_shapes
+from infinito.optim.average import Average
+from infinito.optim.optimizers import Optimizers
+from infinito.optim.schedule import learning_rate_factor
+from infinito.runtime.precision import autocast
+from infinito.runtime.random import random_state, seed_everything, set_random_state
+from infinito.train.automatic import resolve_automatic
+from infinito.train.compilation import compile_blocks
+from infinito.train.progress import Progress
+from infinito.train.step import StepResult, accumulate_gradients, training_step
+from infinito.checkpoint.record import library_versions
+
+Announce = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    """Announce nothing."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A validation: its score, and whether its loss is the best so far."""
+
+    score: Score
+    is_best: bool
+
+
+class Trainer:
+    """Model, optimizers, data order, random streams and counters of one run."""
+
+    def __init__(
+        self, config: Config, dataset: Dataset | None = None, announce: Announce = _silent
+    ) -> None:
+        self.config = resolve_automatic(config, announce)
+        self.dataset = dataset or prepare(self.config)
+        self.device = torch.device(self.config.device)
+        seed_everything(self.config.seed)
+        tokenizer, training = self.dataset.tokenizer, self.config.training
+        self.model = Transformer(
+            self.config.model, tokenizer.vocab_size, self.config.data.sequence_length
+        ).to(self.device)
+        self.model.checkpoint_activations = training.activation_checkpointing
+        check_causality(self.model)
+        self.optimizers = Optimizers(self.model, training)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=training.precision == "float16"
+        )
+        self.average = Average(self.model, training.ema_decay) if training.ema_decay else None
+        self.order = SequenceOrder(
+            self.dataset.splits["train"], self.config.data.sequence_length, self.config.seed
+        )
+        self.progress = Progress()
+        self.last_learning_rate = 0.0
+        if training.fusion == "aggressive":
+            compile_blocks(self.model, self._probe, announce)
+
+    # -- the algorithm ------------------------------------------------------------------------
+
+    def train_step(self) -> StepResult:
+        """Take the next step of the run."""
+        training, progress = self.config.training, self.progress
+        self.model.train()
+        self.last_learning_rate = self.learning_rate
+        self.optimizers.set_learning_rate(self.learning_rate_factor)
+        try:
+            result = training_step(
+                self.model, self.optimizers, self.scaler, self._next_sequences(),
+                training.batch_size, training.precision, training.max_grad_norm,
+            )  # fmt: skip
+        except DivergedError as error:
+            place = f"step {progress.step + 1}, lr {self.last_learning_rate:g}"
+            raise DivergedError(f"{place}: {error.message}", error.remedy) from None
+        progress.add(result, training.sequences_per_step)
+        if self.average is not None:
+            self.average.update(self.model, progress.step)
+        return result
+
+    def validate(self) -> Evaluation | None:
+        """Score the validation split (averaged weights where they exist); None without one."""
+        store = self.dataset.splits.get("valid")
+        if store is None:
+            return None
+        length = self.config.data.sequence_length
+        with self._evaluation_weights(), autocast(self.precision, self.device.type):
+            result = score(
+                self.model, store, self.tokenizer, context=length, stride=length,
+                batch_size=self.config.training.batch_size,
+            )  # fmt: skip
+        is_best = self.progress.add_evaluation(
+            {
+                "step": self.progress.step,
+                "valid_loss": result.loss,
+                "valid_word_perplexity": result.word_perplexity,
+            }
+        )
+        return Evaluation(result, is_best)
+
+    def probe(self) -> None:
+        """Run the first batch forward and backward without an effect, to meet its memory need."""
+        state = random_state(self.config.device)
+        self._probe()
+        set_random_state(state, self.config.device)
+
+    # -- where it stands ----------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer."""
+        return self.dataset.tokenizer
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic of matrix products."""
+        return self.config.training.precision
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, those taken included; max_steps wins over epochs."""
+        training = self.config.training
+        if training.max_steps is not None:
+            return training.max_steps
+        wanted = max(1, round(training.epochs * self.order.sequences_per_epoch))
+        remaining = max(0, wanted - self.progress.sequences)
+        return self.progress.step + math.ceil(remaining / training.sequences_per_step)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training text so far."""
+        return self.progress.sequences / self.order.sequences_per_epoch
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """Factor of the next update."""
+        return learning_rate_factor(self.progress.step, self.total_steps, self.config.training)
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the AdamW groups in the next update."""
+        return self.config.training.learning_rate * self.learning_rate_factor
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether early stopping ends the run here."""
+        patience = self.config.training.early_stopping_patience
+        return bool(patience) and self.progress.evaluations_since_best >= patience
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left to take."""
+        return self.progress.step >= self.total_steps or self.out_of_patience
+
+    # -- saving and loading -------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs, as tensors and plain data (the checkpoint's content)."""
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise DivergedError(f"the weights after step {self.progress.step} are not finite")
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **self.progress.to_plain(),
+            "epoch": self.epoch,
+            "config": to_plain(self.config),
+            "tokenizer": self.tokenizer.to_json(),
+            "vocab_size": self.model.vocab_size,
+            "data": dict(self.dataset.text_sha256),
+            "model": {name: p.detach() for name, p in self.model.named_parameters()},
+            "average": dict(self.average.weights) if self.average else None,
+            "optimizers": self.optimizers.state(),
+            "scaler": self.scaler.state_dict() if self.scaler.is_enabled() else None,
+            "random": random_state(self.config.device),
+            "versions": library_versions(),
+        }
+
+    def load_state(self, content: dict[str, Any]) -> None:
+        """Continue from ``content``; the random streams come last, when all else is built."""
+        load_weights(self.model, content["model"])
+        self.optimizers.load_state(content["optimizers"])
+        self.progress = Progress.from_plain(content)
+        if content["scaler"] is not None and self.scaler.is_enabled():
+            self.scaler.load_state_dict(content["scaler"])
+        if self.average is not None:
+            # An average that starts on resume starts from the weights as they are.
+            weights = content["average"] or content["model"]
+            check_shapes(weights, parameter_shapes(self.model))
+            for name, weight in weights.items():
+                self.average.weights[name].copy_(weight)
+        if content["config"]["seed"] == self.config.seed:
+            set_random_state(content["random"], self.config.device)
+
+    def save(self, path: str | Path) -> None:
+        """Write a self-contained checkpoint to ``path``."""
+        write_checkpoint(Path(path), self.state())
+
+    @classmethod
+    def load(cls, path: str | Path, announce: Announce = _silent) -> Trainer:
+        """Rebuild a run from its checkpoint alone; its text must be where it was."""
+        content = read_checkpoint(Path(path))
+        config = config_from_plain(content["config"], str(path))
+        return cls.from_content(content, config, announce=announce)
+
+    @classmethod
+    def from_content(
+        cls,
+        content: dict[str, Any],
+        config: Config,
+        allow_data_change: bool = False,
+        announce: Announce = _silent,
+    ) -> Trainer:
+        """Rebuild a run from checkpoint content under ``config`` (its own, or one with overrides)."""
+        dataset = prepare(config, tokenizer=Tokenizer.from_json(content["tokenizer"]))
+        changed = [s for s, h in content["data"].items() if dataset.text_sha256.get(s) != h]
+        if changed and not allow_data_change:
+            raise DataError(
+                f"the text of the {' and '.join(changed)} split is not what this run was trained on",
+                "restore the file, or accept the change with --allow-data-change",
+            )
+        trainer = cls(config, dataset, announce)
+        trainer.load_state(content)
+        return trainer
+
+    # -- inner --------------------------------------------------------------------------------
+
+    def _next_sequences(self) -> torch.Tensor:
+        count = self.config.training.sequences_per_step
+        return self.order.batch(self.progress.sequences, count).to(self.device)
+
+    def _probe(self) -> None:
+        self.model.train()
+        size = self.config.training.batch_size
+        sequences = self._next_sequences()[:size]
+        accumulate_gradients(self.model, self.scaler, sequences, size, self.precision)
+        self.optimizers.zero_grad()
+
+    def _evaluation_weights(self) -> AbstractContextManager[None]:
+        return self.average.swapped_into(self.model) if self.average else nullcontext()
+

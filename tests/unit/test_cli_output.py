@@ -1,0 +1,102 @@
+"""Tables and lines, on a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from infinito.cli.output import plain_table, print_json, say, table
+from tests.support import ROOT
+
+pty = pytest.importorskip("pty")  # Windows has none
+
+
+def test_a_plain_table_is_aligned_and_numbers_stand_right(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table(("run", "step", "loss"), [("a", 12345, "3.5"), ("long [name]", 7, "-")])
+    assert capsys.readouterr().out.splitlines() == [
+        "run           step  loss",
+        "a            12345   3.5",
+        "long [name]      7     -",
+    ]
+
+
+def test_an_empty_table_is_its_header(capsys: pytest.CaptureFixture[str]) -> None:
+    table(("run", "step"), [])
+    assert capsys.readouterr().out == "run  step\n"
+    with pytest.raises(ValueError, match="argument"):
+        plain_table(("run", "step"), [["a"]], [False, False])
+
+
+def test_json_is_one_document_and_never_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"text": "地", "n": 1})
+    assert capsys.readouterr().out == '{\n  "text": "地",\n  "n": 1\n}\n'
+    with pytest.raises(ValueError, match="JSON"):
+        print_json({"loss": float("nan")})
+
+
+def test_say_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    say("hello")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")
+
+
+def test_say_survives_a_reader_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        say("nobody hears this")
+        say("nor this")
+
+
+def on_a_terminal(script: str, **environment: str) -> str:
+    """What ``script`` prints when stdout is a terminal of 80 columns."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=slave, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd=ROOT,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "80"} | environment,
+    )  # fmt: skip
+    os.close(slave)
+    output = io.BytesIO()
+    try:
+        while chunk := os.read(master, 4096):
+            output.write(chunk)
+    except OSError:
+        pass  # Linux ends a closed terminal with an error
+    finally:
+        os.close(master)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return output.getvalue().decode()
+
+
+SCRIPT = "from infinito.cli.output import table; table(('a', 'b'), [('[red]x', 10000)])"
+
+
+def test_a_terminal_gets_a_drawn_table_and_no_color_is_honoured() -> None:
+    coloured = on_a_terminal(SCRIPT, NO_COLOR="")
+    assert "─" in coloured
+    assert "[red]x" in coloured
+    assert "10000" in coloured
+    assert "\x1b[" in coloured
+    plain = on_a_terminal(SCRIPT, NO_COLOR="1")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]", plain)
+    dumb = on_a_terminal(SCRIPT, TERM="dumb")
+    assert dumb.splitlines()[1].split() == ["[red]x", "10000"]
+    assert "\x1b" not in dumb
+    assert "─" not in dumb
+
+
+def test_help_on_a_terminal_is_the_same_plain_text() -> None:
+    script = "from infinito.cli.main import main; main(['--help'])"
+    shown = on_a_terminal(script)
+    assert "\x1b" not in shown
+    assert shown.startswith("Usage: ")

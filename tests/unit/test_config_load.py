@@ -1,0 +1,115 @@
+"""Precedence, paths, and plain data of a config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infinito.config.document import init_document
+from infinito.config.keys import value_keys
+from infinito.config.load import config_from_plain, diff, load_config, to_plain, to_yaml
+from infinito.config.yaml_loader import parse_document
+from infinito.errors import ConfigError
+
+
+def test_no_file_means_the_embedded_corpus_unless_another_is_named(tmp_path: Path) -> None:
+    assert load_config(None).data.source == "python-docs"
+    assert load_config(None, ["data.sequence_length=32"]).data.resolved_source == "python-docs"
+    assert load_config(None, ["data.train_file=a.txt"]).data.resolved_source == "text"
+    assert load_config(None, ["data.path=a"]).data.resolved_source == "wikitext-2"
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError):  # a file that names no corpus gets none
+        load_config(path)
+
+
+def test_flags_beat_settings_beat_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "data: {source: python-docs}\nseed: 1\ntraining: {epochs: 1}\n", encoding="utf-8"
+    )
+    settings = ["seed=2", "seed=3", "training.epochs=3"]
+    config = load_config(path, settings, {"training.epochs": 4, "seed": None})
+    assert (config.seed, config.training.epochs) == (3, 4.0)
+    with pytest.raises(ConfigError, match=r"^command line: training\.epochs = -1: must be greater"):
+        load_config(path, (), {"training.epochs": -1})
+    with pytest.raises(ConfigError, match=r"^command line: training\.epoch = 1: unknown key"):
+        load_config(path, (), {"training.epoch": 1})
+
+
+def test_null_takes_a_value_away(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("data: {train_file: a}\nmodel: {d_ff: 64}\n", encoding="utf-8")
+    config = load_config(path, ["model.d_ff=null", "data.train_file=null", "data.path=b"])
+    assert config.model.d_ff is None
+    assert config.data.resolved_source == "wikitext-2"
+
+
+def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "rows").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = tmp_path / "c.yaml"  # not where the file lies: where the program runs
+    path.write_text(
+        "output_dir: run\n"
+        "data: {train_file: '../t/*.txt', valid_file: ~/v.txt, test_file: /abs.gz}\n",
+        encoding="utf-8",
+    )
+    config = load_config(path)
+    assert config.data.train_file == str(tmp_path / "t" / "*.txt")
+    assert config.data.valid_file == str(tmp_path / "home" / "v.txt")
+    assert config.data.test_file == "/abs.gz"
+    assert config.output_dir == str(tmp_path / "work" / "run")
+    assert load_config(None, ["data.path=w"]).data.path == str(tmp_path / "work" / "w")
+    hub = load_config(None, ["data.dataset=owner/name"])
+    assert hub.data.dataset == "owner/name"
+    local = load_config(None, ["data.dataset=rows"])
+    assert local.data.dataset == str(tmp_path / "work" / "rows")
+
+
+def test_stored_paths_are_not_resolved_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stored = to_plain(load_config(None)) | {"output_dir": "as-stored"}
+    monkeypatch.chdir(tmp_path)
+    assert config_from_plain(stored, "x").output_dir == "as-stored"
+
+
+def test_plain_data_holds_every_key_and_plain_types() -> None:
+    from infinito.config.keys import flatten
+
+    flat = flatten(to_plain(load_config(None, ["training.epochs=3"])))
+    assert tuple(flat) == value_keys()
+    assert {type(value) for value in flat.values()} <= {int, float, str, bool, type(None)}
+    assert type(flat["training.epochs"]) is float
+
+
+def test_yaml_reads_back_equal(tmp_path: Path) -> None:
+    config = load_config(None, ["training.learning_rate=1e-7", "data.text_field='3e-4'", "seed=0"])
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(path) == config
+
+
+def test_diff_lists_changed_keys_in_schema_order() -> None:
+    old = load_config(None)
+    new = load_config(None, ["training.epochs=3", "seed=5", "model.d_ff=64"])
+    assert diff(old, load_config(None, ["training.learning_rate=1.0e-3"])) == []
+    assert diff(old, new) == [
+        ("seed", 1234, 5),
+        ("model.d_ff", None, 64),
+        ("training.epochs", 10.0, 3.0),
+    ]
+
+
+def test_the_starting_document_has_every_key_and_means_the_defaults(tmp_path: Path) -> None:
+    from infinito.config.keys import flatten
+
+    text = init_document()
+    assert tuple(flatten(parse_document(text, "init").values)) == value_keys()
+    assert max(map(len, text.splitlines())) <= 100
+    path = tmp_path / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert load_config(path) == load_config(None)

@@ -1,0 +1,56 @@
+"""SIGINT and SIGTERM: asked politely once, obeyed at once the second time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from infinito.runtime.signals import StopRequest
+from tests.support import ROOT
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_sets_a_flag(number: int, capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), number)
+        assert stop.requested
+        assert stop.signal_number == number
+    assert signal.getsignal(number) is before
+    assert signal.Signals(number).name in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("first", "second"), [("SIGINT", "SIGINT"), ("SIGINT", "SIGTERM")])
+def test_the_second_ends_the_process(first: str, second: str) -> None:
+    program = (
+        "import sys, time\n"
+        "from infinito.runtime.signals import StopRequest\n"
+        "with StopRequest():\n"
+        "    print('ready', flush=True)\n"
+        "    try:\n"
+        "        time.sleep(30)\n"
+        "    finally:\n"
+        "        print('cleaned up')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(getattr(signal, first))
+    assert process.stderr is not None
+    while "stopping" not in process.stderr.readline():
+        pass
+    started = time.monotonic()
+    process.send_signal(getattr(signal, second))
+    out, _ = process.communicate(timeout=10)
+    assert process.returncode == 128 + getattr(signal, second)
+    assert time.monotonic() - started < 1
+    assert "cleaned up" not in out
