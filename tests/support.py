@@ -33,7 +33,7 @@ def write_text(path: Path, paragraphs: int = 60, seed: int = 0) -> Path:
 
 
 def tiny_settings(tmp_path: Path, **changes: object) -> dict[str, object]:
-    """Plain config data of a run on a tiny text; ``changes`` are dotted keys, ``__`` for the dot."""
+    """Plain config of a run on a tiny text; ``changes`` are dotted keys, ``__`` for the dot."""
     text = tmp_path / "text.txt"
     if not text.exists():
         write_text(text)

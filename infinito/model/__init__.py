@@ -1,0 +1,1 @@
+"""The transformer: layers, loss, key/value cache, and what they cost."""

@@ -51,7 +51,8 @@ class SelfAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, heads * D) -> (B, heads, T, D)."""
-        return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+        return heads
 
     def _weight_mask(self, query: Tensor, key: Tensor) -> Tensor | None:
         """Scaled dropout factors (B, H, T, S) of the attention weights, or None."""

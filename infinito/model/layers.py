@@ -44,13 +44,17 @@ class _MaskedScale(torch.autograd.Function):
     """x * mask * scale, keeping one byte an element for the backward pass."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, mask: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, x: Tensor, mask: Tensor, scale: float
+    ) -> Tensor:
         ctx.save_for_backward(mask)
         ctx.scale = scale  # type: ignore[attr-defined]
         return x.mul(mask).mul_(scale)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor
+    ) -> tuple[Tensor, None, None]:
         (mask,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return gradients[0].mul(mask).mul_(ctx.scale), None, None  # type: ignore[attr-defined]
 

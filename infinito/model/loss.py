@@ -27,13 +27,28 @@ def compute_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _nats_and_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss of each row (N,), 0 where ignored; its logits (N, V) and log-sum-exp (N,), float32."""
+def _nats_and_slope(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss of each row (N,), 0 where ignored, and its gradient (N, V) in the logits, float32.
+
+    The logits become the gradient in place: softmax - onehot, and nothing where ignored. Reading
+    and writing them costs as much as their exponentials, so every pass over them counts.
+    """
     logits = F.linear(hidden, weight).float()
-    log_sum = torch.logsumexp(logits, dim=-1)
-    chosen = logits.gather(1, targets.clamp_min(0)[:, None])[:, 0]
-    nats = torch.where(targets == IGNORED, torch.zeros_like(log_sum), log_sum - chosen)
-    return nats, logits, log_sum
+    counted = (targets != IGNORED).to(logits.dtype)[:, None]
+    index = targets.clamp_min(0)[:, None]
+    largest = logits.amax(dim=-1, keepdim=True)
+    chosen = logits.gather(1, index)
+    exponentials = logits.sub_(largest).exp_()
+    sums = exponentials.sum(dim=-1, keepdim=True)
+    nats = (sums.log() + largest - chosen) * counted
+    slope = exponentials.mul_(counted / sums).scatter_add_(1, index, -counted)
+    return nats[:, 0], slope
+
+
+def _nats(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Loss of each row (N,) float32."""
+    logits = F.linear(hidden, weight).float()
+    return F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -61,12 +76,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             part = hidden[start : start + rows].to(dtype)
             target = targets[start : start + rows]
-            nats, logits, log_sum = _nats_and_logits(part, matrix, target)
+            nats, slope = _nats_and_slope(part, matrix, target)
             total += nats.sum(dtype=torch.float64)
-            # d(loss)/d(logits) = softmax - onehot, and nothing where the target is ignored
-            slope = logits.sub_(log_sum[:, None]).exp_()
-            slope.scatter_add_(1, target.clamp_min(0)[:, None], slope.new_full((len(part), 1), -1.0))
-            slope = slope.mul_((target != IGNORED)[:, None]).to(dtype)
+            slope = slope.to(dtype)
             torch.mm(slope, matrix, out=hidden_gradient[start : start + rows])
             if dtype == torch.float32:
                 weight_gradient.addmm_(slope.t(), part)
@@ -108,11 +120,10 @@ def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
 def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Nats (N,) float32 of each target, 0 where ignored; arguments as above, no gradient."""
     dtype = compute_dtype(hidden)
+    nats = torch.zeros(len(targets), device=hidden.device)
+    rows = (targets != IGNORED).nonzero()[:, 0]  # overlapping windows ignore many
     with torch.autocast(hidden.device.type, enabled=False):
         matrix = weight.to(dtype)
-        rows = _chunk_rows(len(weight))
-        parts = [
-            _nats_and_logits(part.to(dtype), matrix, target)[0]
-            for part, target in zip(hidden.split(rows), targets.split(rows), strict=True)
-        ]
-    return torch.cat(parts)
+        for chosen in rows.split(_chunk_rows(len(weight))):
+            nats[chosen] = _nats(hidden[chosen].to(dtype), matrix, targets[chosen])
+    return nats

@@ -36,8 +36,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), cache))
-        x = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        return x
+        output: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return output
 
 
 class Transformer(nn.Module):
@@ -66,11 +66,13 @@ class Transformer(nn.Module):
         )
         self.final_norm = RMSNorm(config.d_model)
         self.output_dropout = Dropout(config.output_dropout)
-        self.head = None if config.tie_embeddings else nn.Linear(config.d_model, vocab_size, bias=False)
+        self.head = (
+            None if config.tie_embeddings else nn.Linear(config.d_model, vocab_size, bias=False)
+        )
         self._initialise()
 
     def hidden(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """Final states (B, T, C) of ids (B, T) int64; with a cache, of the tokens that follow it."""
+        """Final states (B, T, C) of ids (B, T) int64, which follow the tokens of a cache."""
         x = self._embed(tokens, cache.length if cache is not None else 0)
         for block in self.blocks:
             if self.checkpoint_activations and torch.is_grad_enabled():
@@ -128,7 +130,9 @@ class Transformer(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
                 continue
-            deviation = 0.02 if "embedding" in name or "positions" in name else parameter.shape[1] ** -0.5
+            deviation = (
+                0.02 if "embedding" in name or "positions" in name else parameter.shape[1] ** -0.5
+            )
             if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
                 deviation /= (2 * self.config.n_layers) ** 0.5
             nn.init.normal_(parameter, std=deviation)

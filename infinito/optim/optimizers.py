@@ -65,7 +65,9 @@ class Optimizers:
                 if fields:
                     part.optimizer.state[parameter] = _own_fields(name, fields, parameter)
         if remaining:
-            raise CheckpointError(f"the optimizer state names unknown parameters: {sorted(remaining)[:3]}")
+            raise CheckpointError(
+                f"the optimizer state names unknown parameters: {sorted(remaining)[:3]}"
+            )
 
 
 def _own_fields(name: str, fields: dict[str, Any], parameter: Tensor) -> dict[str, Any]:

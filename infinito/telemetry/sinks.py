@@ -51,17 +51,17 @@ class TensorBoard:
                 "training.tensorboard needs the package tensorboard",
                 'pip install "infinito[tensorboard]"',
             ) from error
-        self._writer = SummaryWriter(str(directory), purge_step=from_step + 1)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(directory), purge_step=from_step + 1)
 
     def write(self, record: Record) -> None:
         """Add each number as a scalar of its own name."""
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(name, value, record["step"])  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
         """Flush and close."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 def _not_finite(value: object) -> bool:

@@ -49,7 +49,10 @@ class Change:
 
 
 def _match(table: dict[str, str], key: str) -> str | None:
-    return next((text for k, text in table.items() if key == k or (k[-1] == "." and key.startswith(k))), None)
+    return next(
+        (text for k, text in table.items() if key == k or (k[-1] == "." and key.startswith(k))),
+        None,
+    )
 
 
 def _refusal(key: str) -> str | None:

@@ -10,7 +10,7 @@ from infinito.train.step import StepResult
 
 @dataclass
 class Window:
-    """Sums since the last line of metrics; saved, so that a resumed line equals the unbroken one."""
+    """Sums since the last line of metrics; saved, so a resumed line equals the unbroken one."""
 
     loss_sum: float = 0.0
     targets: int = 0

@@ -30,7 +30,9 @@ def peak_memory_mb(device: torch.device) -> float:
 class Recorder:
     """Times the steps of a run and writes one record per log interval or evaluation."""
 
-    def __init__(self, trainer: Trainer, sinks: Sequence[Sink], seconds_before: float = 0.0) -> None:
+    def __init__(
+        self, trainer: Trainer, sinks: Sequence[Sink], seconds_before: float = 0.0
+    ) -> None:
         self.trainer = trainer
         self.sinks = sinks
         self.step_seconds: list[float] = []

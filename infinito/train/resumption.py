@@ -80,7 +80,9 @@ def _continue_elsewhere(trainer: Trainer, path: Path, home: Path, announce: Anno
     )
     with abandoned_on_failure(directory):
         directory.adopt(path, home)
-        announce(f"the run goes on in {target}, with its history up to step {trainer.progress.step}")
+        announce(
+            f"the run goes on in {target}, with its history up to step {trainer.progress.step}"
+        )
         carry_out(trainer, directory, announce)
 
 
@@ -115,4 +117,3 @@ def _total_before(stored: Config, trainer: Trainer) -> int:
     total = trainer.total_steps
     trainer.config = current
     return total
-

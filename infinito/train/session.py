@@ -52,7 +52,9 @@ def rehearse(trainer: Trainer, announce: Announce) -> None:
         trainer.probe()
     seconds = recorder.seconds_per_step * trainer.config.training.gradient_accumulation_steps
     steps = trainer.total_steps - trainer.progress.step
-    announce(f"time:       about {seconds * steps / 60:.1f} min at {seconds:.2f} s a step (tried once)")
+    announce(
+        f"time:       about {seconds * steps / 60:.1f} min at {seconds:.2f} s a step (tried once)"
+    )
     announce("dry run: nothing was written")
 
 

@@ -50,7 +50,7 @@ def accumulate_gradients(
     for part, target in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
         with autocast(precision, sequences.device.type):
             loss = model.loss(part, target)
-        scaler.scale(loss / count).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(loss / count).backward()
         total += loss.detach()
     return total, count
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from infinito.checkpoint.format import read_checkpoint, write_checkpoint
+from infinito.checkpoint.record import library_versions
 from infinito.checkpoint.structure import FORMAT, FORMAT_VERSION, check_shapes
 from infinito.config.load import config_from_plain, to_plain
 from infinito.config.schema import Config
@@ -35,7 +36,6 @@ from infinito.train.automatic import resolve_automatic
 from infinito.train.compilation import compile_blocks
 from infinito.train.progress import Progress
 from infinito.train.step import StepResult, accumulate_gradients, training_step
-from infinito.checkpoint.record import library_versions
 
 Announce = Callable[[str], None]
 
@@ -234,12 +234,12 @@ class Trainer:
         allow_data_change: bool = False,
         announce: Announce = _silent,
     ) -> Trainer:
-        """Rebuild a run from checkpoint content under ``config`` (its own, or one with overrides)."""
+        """Rebuild a run from checkpoint content under ``config``: its own, or one changed."""
         dataset = prepare(config, tokenizer=Tokenizer.from_json(content["tokenizer"]))
         changed = [s for s, h in content["data"].items() if dataset.text_sha256.get(s) != h]
         if changed and not allow_data_change:
             raise DataError(
-                f"the text of the {' and '.join(changed)} split is not what this run was trained on",
+                f"the {' and '.join(changed)} text is not what this run was trained on",
                 "restore the file, or accept the change with --allow-data-change",
             )
         trainer = cls(config, dataset, announce)
@@ -261,4 +261,3 @@ class Trainer:
 
     def _evaluation_weights(self) -> AbstractContextManager[None]:
         return self.average.swapped_into(self.model) if self.average else nullcontext()
-

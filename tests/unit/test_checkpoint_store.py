@@ -31,8 +31,11 @@ def run(tmp_path: Path, notes: list[str]) -> Any:
         yield run
 
 
-def save(run: RunDirectory, step: int, is_best: bool = False) -> Path:
-    return run.save(step, make_content(step), is_best)
+def save(run: RunDirectory, step: int, is_best: bool = False, best: int | None = None) -> Path:
+    """Save ``step``; ``best`` is the step that its content calls the best so far."""
+    best_step = step if is_best else best
+    content = make_content(step) | {"best": {"step": best_step} if best_step else None}
+    return run.save(step, content, is_best)
 
 
 def flip(path: Path, position: int | None = None) -> None:
@@ -299,20 +302,16 @@ def _log(run: Path, steps: list[int], tail: str = "") -> None:
 def test_rewinding_sets_aside_what_came_later(run: RunDirectory) -> None:
     run.keep_last = 9
     for step in (2, 4, 6, 8):
-        save(run, step, is_best=step == 6)
+        save(run, step, is_best=step == 6, best=2)
     _log(run.path, [1, 2, 3, 4, 5, 8], tail='{"step": 9, "lo')
     contents = {step: path.read_bytes() for step, path in run.steps().items()}
     aside = run.rewind(4)
     assert list(run.steps()) == [2, 4]
     assert set(read_manifest(run.path)) == {"step-000002.pt", "step-000004.pt"}
     assert read_checkpoint(run.path / "last.pt")["step"] == 4
-    assert run.best() is None  # it was of step 6
-    assert [json.loads(line)["step"] for line in (run.path / "metrics.jsonl").open()] == [
-        1,
-        2,
-        3,
-        4,
-    ]
+    assert read_checkpoint(run.path / "best.pt")["step"] == 2  # what was the best at step 4
+    logged = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in logged] == [1, 2, 3, 4]
     put_away = run.path / "set-aside-1"
     assert aside.directory == put_away
     assert (put_away / "step-000008.pt").read_bytes() == contents[8]
@@ -323,6 +322,22 @@ def test_rewinding_sets_aside_what_came_later(run: RunDirectory) -> None:
     assert run.newest_verified() == run.path / "step-000006.pt"
     assert run.rewind(2).directory == run.path / "set-aside-2"
     assert run.rewind(2).is_empty
+
+
+def test_links_and_manifest_that_a_crash_left_behind_are_repaired(run: RunDirectory) -> None:
+    save(run, 2, is_best=True)
+    older = {name: (run.path / name).read_bytes() for name in ("last.pt", "best.pt")}
+    manifest = (run.path / "MANIFEST.json").read_bytes()
+    save(run, 4, is_best=True)
+    for name, data in older.items():
+        (run.path / name).unlink()
+        (run.path / name).write_bytes(data)
+    (run.path / "MANIFEST.json").write_bytes(manifest)
+    assert run.rewind(4).is_empty
+    for name in older:
+        assert (run.path / name).samefile(run.path / "step-000004.pt")
+    save(run, 6)
+    assert set(read_manifest(run.path)) == {"step-000004.pt", "step-000006.pt"}
 
 
 def test_an_earlier_best_stays_on_rewinding(run: RunDirectory) -> None:

@@ -90,7 +90,9 @@ def test_rope_scores_depend_on_relative_position_only() -> None:
 
 def test_parameters_of_a_tied_model_have_one_embedding() -> None:
     tied, untied = build(), build(tie_embeddings=False)
-    difference = sum(p.numel() for p in untied.parameters()) - sum(p.numel() for p in tied.parameters())
+    difference = sum(p.numel() for p in untied.parameters()) - sum(
+        p.numel() for p in tied.parameters()
+    )
     assert difference == 300 * 64
 
 

@@ -14,7 +14,9 @@ from infinito.optim.optimizers import Optimizers
 from infinito.train.step import StepResult, training_step
 
 
-def step(batch_size: int, sequences: torch.Tensor, clip: float = 0.0) -> tuple[StepResult, Transformer, Optimizers]:
+def step(
+    batch_size: int, sequences: torch.Tensor, clip: float = 0.0
+) -> tuple[StepResult, Transformer, Optimizers]:
     torch.manual_seed(0)
     model = Transformer(ModelConfig(d_model=32, n_layers=2, n_heads=2), 50, 16)
     optimizers = Optimizers(model, TrainingConfig())
