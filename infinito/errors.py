@@ -49,7 +49,7 @@ class ResourceError(InfinitoError):
     exit_code = 6
 
 
-class Interrupted(InfinitoError):
+class Interrupted(InfinitoError):  # noqa: N818 - a stop that was asked for is no error
     """A signal stopped the run after its step was finished and saved (exit code 128 + signal)."""
 
     def __init__(self, message: str, remedy: str, signal_number: int) -> None:

@@ -60,7 +60,8 @@ def rewind(run: Path, step: int) -> SetAside:
 
     The order keeps every moment of a crash harmless: the manifest forgets the later files, they
     move latest first, and metrics follow when no later checkpoint is left to need them.
-    Raises ResourceError where the directory cannot be changed.
+    Raises ResourceError where the directory cannot be changed, CheckpointError where the step
+    file of ``step`` is damaged.
     """
     aside = SetAside()
     found, _ = find_steps(run)
@@ -77,9 +78,8 @@ def rewind(run: Path, step: int) -> SetAside:
         fsync_directory(run)
     except OSError as error:
         raise cannot_write(run, error) from error
-    kept_steps = [found[at] for at in sorted(found) if at <= step]
-    if kept_steps and not is_plain_file(run / LAST_FILE):
-        link_or_copy(kept_steps[-1], run / LAST_FILE)
+    if step in found:
+        _repair_links(run, found[step])
     _cut_metrics(run, step, aside)
     return aside
 
@@ -104,6 +104,19 @@ def adopt(run: Path, checkpoint: Path, source_run: Path) -> None:
     if is_plain_file(metrics):
         with atomic_writer(run / METRICS_FILE, metrics.stat().st_size) as target:
             target.writelines(line for line, is_later in _lines(metrics, step) if not is_later)
+
+
+def _repair_links(run: Path, checkpoint: Path) -> None:
+    """Point last.pt and best.pt where they were when ``checkpoint`` was complete.
+
+    A crash between a step file and its links leaves them behind, a rewind takes them away.
+    """
+    content = inspect_checkpoint(checkpoint)
+    best = content["best"].get("step") if content["best"] else None
+    for name, wanted in ((LAST_FILE, content["step"]), (BEST_FILE, best)):
+        target = run / step_name(wanted) if type(wanted) is int else None
+        if target is not None and step_of(run / name) != wanted and step_of(target) == wanted:
+            link_or_copy(target, run / name)
 
 
 def _copy_checkpoint(source: Path, run: Path, step: int, link: str) -> dict[str, Entry]:

@@ -232,7 +232,7 @@ class _Machine:
         if not sizes_are_plain or len(shape) > MAX_DIMENSIONS:
             raise DamagedError("holds a tensor of impossible shape")
         if strides != contiguous_strides(shape) or math.prod(shape) != storage.n_elements:
-            raise DamagedError("holds a tensor that is larger than its data")
+            raise DamagedError("holds a tensor that does not fit its data")
         n_bytes = storage.n_elements * storage.item_bytes
         spec = TensorSpec(storage.dtype, shape, storage.key, n_bytes)
         self.tensors.append(spec)

@@ -43,7 +43,13 @@ from infinito.checkpoint.files import (
     write_text_atomic,
 )
 from infinito.checkpoint.lock import LOCK_FILE, RunLock
-from infinito.checkpoint.manifest import MANIFEST_FILE, Entry, read_manifest, write_manifest
+from infinito.checkpoint.manifest import (
+    MANIFEST_FILE,
+    Entry,
+    entry_of,
+    read_manifest,
+    write_manifest,
+)
 from infinito.checkpoint.record import RECORD_FILE, write_record
 from infinito.errors import CheckpointError, ResourceError
 
@@ -61,7 +67,9 @@ class RunDirectory:
         self.keep_last = keep_last
         self.announce = announce
         self._lock = lock
-        self._created: Path | None = None
+        self._is_new = False
+        self._made_directory = False
+        self._has_saved = False
         self._best_step: int | None = None
 
     @classmethod
@@ -91,7 +99,7 @@ class RunDirectory:
                 f"{made} already holds a run",
                 f"continue it with `infinito resume {made}`, or choose another --output-dir",
             )
-        run._created = None if existed else made
+        run._is_new, run._made_directory = True, not existed
         return run
 
     @classmethod
@@ -125,15 +133,19 @@ class RunDirectory:
         self._lock.release()
 
     def abandon(self) -> None:
-        """Undo ``create`` after a start that failed before its first save."""
-        if not self.steps():
-            for name in (RECORD_FILE, CONFIG_FILE, METRICS_FILE, LOCK_FILE):
-                with contextlib.suppress(FileNotFoundError):
-                    (self.path / name).unlink()
-        self.close()
-        if self._created is not None:
+        """Undo ``create`` and ``adopt`` after a start that failed before its first save; close.
+
+        A directory that was opened, or that has a checkpoint of its own, keeps everything.
+        """
+        if self._is_new and not self._has_saved:
+            own = [self.path / name for name in (*_OWN_FILES, LOCK_FILE)]
+            # What stopped the start is about to be reported; a failed tidying must not hide it.
             with contextlib.suppress(OSError):
-                self._created.rmdir()
+                for path in (*self.steps().values(), *own):
+                    path.unlink(missing_ok=True)
+                if self._made_directory:
+                    self.path.rmdir()
+        self.close()
 
     def record_start(self, arguments: Sequence[str], facts: Mapping[str, Any]) -> None:
         """Write run.json: start time, versions, host, and the command line without secrets."""
@@ -165,11 +177,12 @@ class RunDirectory:
         if is_best:
             link_or_copy(path, self.path / BEST_FILE)
             self._best_step = step
-        entry = Entry(sha256, path.stat().st_size)
-        surplus = self._surplus(step, path, entry)
-        kept = {name for at, name in self._names().items() if at not in surplus}
-        manifest[path.name] = entry
-        write_manifest(self.path, {name: e for name, e in manifest.items() if name in kept})
+        self._has_saved = True
+        manifest[path.name] = Entry(sha256, path.stat().st_size)
+        surplus = self._surplus(step, path, manifest[path.name])
+        kept = [old for at, old in self.steps().items() if at not in surplus]
+        # A crash after a rename leaves a whole file without an entry: it gets one here.
+        write_manifest(self.path, {p.name: manifest.get(p.name) or entry_of(p) for p in kept})
         self._remove(list(surplus.values()))
         return path
 
@@ -195,9 +208,6 @@ class RunDirectory:
         """Copy ``checkpoint`` here with the history of ``source_run`` that led to it."""
         history.adopt(self.path, checkpoint, source_run)
         self._best_step = self._find_best_step()
-
-    def _names(self) -> dict[int, str]:
-        return {step: path.name for step, path in self.steps().items()}
 
     def _surplus(self, step: int, path: Path, entry: Entry) -> dict[int, Path]:
         """Step files that may go, given that the one just written proves to be whole."""

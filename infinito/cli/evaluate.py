@@ -13,7 +13,8 @@ from infinito.config.schema import SplitName
 if TYPE_CHECKING:
     from infinito.config.schema import Config
     from infinito.data.store import TokenStore
-    from infinito.evaluate.run import Report, Request
+    from infinito.evaluate.report import Report
+    from infinito.evaluate.run import Request
     from infinito.load import LoadedModel
 
 DEFAULT_SPLIT: SplitName = "valid"
@@ -57,7 +58,10 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json: Json = False,
 ) -> None:
-    """Score a whole split (or a text of yours) and print loss, perplexities and bits per byte."""
+    """Score a whole split, or a text of yours.
+
+    Prints loss, perplexities with their conventions named, and bits per byte.
+    """
     from infinito.cli.output import print_json
     from infinito.errors import ConfigError
 
@@ -95,13 +99,9 @@ def _check_settings(settings: list[str]) -> None:
 
 def _resolve(references: list[str]) -> list[Path]:
     from infinito.checkpoint.store import resolve_checkpoint
-    from infinito.cli.output import say
 
-    if references:
-        return [resolve_checkpoint(reference, "best") for reference in references]
-    path = resolve_checkpoint(None, "best")
-    say(f"evaluating {path}, of the most recent run")
-    return [path]
+    chosen: list[str | None] = [*references]
+    return [resolve_checkpoint(reference, "best") for reference in chosen or [None]]
 
 
 def _evaluate_one(
@@ -145,15 +145,11 @@ def _store(loaded: LoadedModel, config: Config, split: SplitName) -> TokenStore:
         dataset = prepare(config, tokenizer=loaded.tokenizer, splits=(split,))
     except DataError as error:
         keys = {"wikitext-2": "path", "hub": "dataset", "text": f"{split}_file"}
-        key = keys.get(config.data.resolved_source or "", "source")
-        remedy = f"name the {split} text with --set data.{key}=..., or any text with --text FILE"
-        raise DataError(error.message, remedy) from error
+        key = keys.get(config.data.resolved_source or "")
+        named = f"name the {split} text with --set data.{key}=..., or" if key else "name"
+        raise DataError(error.message, f"{named} any text with --text FILE") from error
     for note in dataset.notes:
         say(note)
-    if split not in dataset.splits:
-        raise DataError(
-            f"this corpus has no {split} split", "choose another --split, or --text FILE"
-        )
     return dataset.splits[split]
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.exceptions import TyperException
 
-from infinito.cli import config, data, doctor, evaluate, generate, runs, train
+from infinito.cli import bench, config, data, doctor, evaluate, generate, runs, train
 from infinito.cli.failure import INTERRUPTED, report, say_error
 from infinito.cli.output import discard, say
 from infinito.version import __version__
@@ -35,6 +35,7 @@ COMMANDS = (
     Command("eval", evaluate.evaluate, hidden=True),
     Command("generate", generate.generate),
     Command("runs", runs.runs),
+    Command("bench", bench.app),
     Command("doctor", doctor.doctor),
     Command("config", config.app),
     Command("data", data.app),

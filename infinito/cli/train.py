@@ -46,7 +46,7 @@ def train(
     dry_run: DryRun = False,
     allow_data_change: AllowDataChange = False,
 ) -> None:
-    """Train a model from a config, or continue a run."""
+    """Train a model from a config."""
     extra, settings = _flags(settings, output_dir, epochs, lr, batch_size, max_steps, seed, device)
     if resume is not None:
         _resume(resume, config, settings, extra, allow_data_change, dry_run)
@@ -81,7 +81,10 @@ def resume(
     dry_run: DryRun = False,
     allow_data_change: AllowDataChange = False,
 ) -> None:
-    """Continue a run exactly where it was saved; changed settings are shown first."""
+    """Continue a run exactly where it stopped.
+
+    Settings that differ from the checkpoint's are shown first, old and new, with their effect.
+    """
     extra, settings = _flags(settings, output_dir, epochs, lr, batch_size, max_steps, seed, device)
     _resume(checkpoint, None, settings, extra, allow_data_change, dry_run)
 
@@ -96,7 +99,7 @@ def _flags(
     seed: int | None,
     device: str | None,
 ) -> tuple[dict[str, object], list[str]]:
-    """The flags as config keys. ``--epochs`` alone also lifts max_steps, which would win over it."""
+    """The flags as config keys. ``--epochs`` alone lifts max_steps, which would win over it."""
     settings = list(settings or ())
     if epochs is not None and max_steps is None:
         settings.append("training.max_steps=null")

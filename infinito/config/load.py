@@ -50,16 +50,7 @@ def load_config(
     if path is None:
         _use_embedded_corpus(values)
     place_of = _places(document, given, where)
-    problems = [
-        Problem(
-            Place(where, duplicate.line),
-            ".".join(duplicate.path),
-            f"given twice: first in line {duplicate.first_line}",
-            duplicate.value,
-        )
-        for duplicate in document.duplicates
-    ]
-    problems += given.problems + _resolve_paths(values, place_of)
+    problems = _duplicates(document, where) + given.problems + _resolve_paths(values, place_of)
     return _validated(values, place_of, problems, where, ConfigError)
 
 
@@ -77,9 +68,22 @@ def override_config(
     document = _NO_FILE if path is None else read_document(path)
     given = parse_overrides(overrides, extra or {})
     values = given.apply(_merged(to_plain(stored), document.values))
-    place_of = _places(document, given, str(path) if path is not None else "the command line")
-    problems = given.problems + _resolve_paths(values, place_of)
+    where = str(path) if path is not None else "the command line"
+    place_of = _places(document, given, where)
+    problems = _duplicates(document, where) + given.problems + _resolve_paths(values, place_of)
     return _validated(values, place_of, problems, "the changed settings", ConfigError)
+
+
+def _duplicates(document: Document, where: str) -> list[Problem]:
+    return [
+        Problem(
+            Place(where, duplicate.line),
+            ".".join(duplicate.path),
+            f"given twice: first in line {duplicate.first_line}",
+            duplicate.value,
+        )
+        for duplicate in document.duplicates
+    ]
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,8 +91,9 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     result = dict(base)
     for key, value in changes.items():
         inner = result.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        result[key] = _merged(inner, value) if both else value
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            value = _merged(inner, value)
+        result[key] = value
     return result
 
 

@@ -36,7 +36,7 @@ class DataConfig(Section):
     )
     dataset: str | None = Field(None, description="Hub dataset name or local dataset directory.")
     dataset_config: str | None = Field(None, description="Configuration name of the hub dataset.")
-    text_field: str = Field("text", description="Field holding the text in .jsonl and hub rows.")
+    text_field: str = Field("text", min_length=1, description="Field holding the text in .jsonl and hub rows.")
     train_file: str | None = Field(
         None, description="Training text: a file, directory, glob, .gz or .jsonl."
     )
@@ -86,6 +86,12 @@ class TokenizerConfig(Section):
         description="Size of the vocabulary, special tokens included. Absent: 8192 for bpe, every "
         "word of the training text for word, 257 for byte.",
     )
+
+    @model_validator(mode="after")
+    def _bytes_are_given(self) -> TokenizerConfig:
+        if self.kind == "byte" and self.vocab_size is not None:
+            raise ValueError("kind byte always has 257 ids: vocab_size has no effect")
+        return self
 
 
 class AttentionConfig(Section):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from functools import cached_property
@@ -86,8 +87,10 @@ def load_splits(name: str, config_name: str | None, text_field: str) -> dict[str
     import datasets
 
     local = os.path.isdir(Path(name).expanduser())
-    # Retries and progress bars of the library would drown the one message that is wanted.
+    # Retries and cache messages of the library would drown the one message that is wanted.
     datasets.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     try:
         loaded = _load_local(name, config_name) if local else _load_remote(name, config_name)
     except Exception as error:  # the library raises almost anything; all of it is about the data

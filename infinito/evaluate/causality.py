@@ -51,21 +51,21 @@ def check_causality(model: Transformer) -> None:
 def _leaking_layer(model: Transformer, tokens: Tensor, changed: Tensor, position: int) -> str:
     """The first layer that lets the change through, with its kind and name."""
     before, after = _outputs(model, tokens), _outputs(model, changed)
-    for name, output in before.items():
-        if not torch.equal(output[:, :position], after[name][:, :position]):
+    for (name, output), (_, other) in zip(before, after, strict=True):
+        if not torch.equal(output[:, :position], other[:, :position]):
             kind = type(model.get_submodule(name)).__name__
             attention = f" (attention kind {model.config.attention.kind})"
             return f"{kind} {name}{attention if 'attention' in name else ''}"
     return "the model's own code, outside its layers"
 
 
-def _outputs(model: Transformer, tokens: Tensor) -> dict[str, Tensor]:
-    """Outputs (B, T, width) of all inner modules by name, in the order they finish."""
-    outputs: dict[str, Tensor] = {}
+def _outputs(model: Transformer, tokens: Tensor) -> list[tuple[str, Tensor]]:
+    """Names and outputs (B, T, width) of all inner modules, in the order they finish."""
+    outputs: list[tuple[str, Tensor]] = []
 
     def keep(name: str, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 3 and output.shape[:2] == tokens.shape:
-            outputs[name] = output
+            outputs.append((name, output))
 
     def hook(name: str) -> torch.utils.hooks.RemovableHandle:
         module: nn.Module = model.get_submodule(name)

@@ -101,7 +101,7 @@ def _contexts(subject: Subject) -> list[Figure]:
 
 def _second_halves(subject: Subject) -> list[Figure]:
     """llama.cpp: disjoint chunks, each after an eos of its own, the second half scored."""
-    tokenizer, tokens = subject.tokenizer, np.asarray(subject.store.tokens)
+    tokenizer, tokens = subject.tokenizer, subject.store.tokens.astype(np.int64)
     if tokenizer.kind != "word":  # its text has no separators
         tokens = tokens[tokens != tokenizer.eos_id]
     chunk = min(_LLAMA_CPP_CHUNK, subject.score.context)

@@ -19,10 +19,7 @@ _FEWEST_DOCUMENTS = 5
 def document_texts(store: TokenStore, tokenizer: Tokenizer) -> list[str]:
     """The text of each document; exact for byte and bpe tokenizers."""
     edges = [*store.document_starts.tolist(), len(store.tokens)]
-    return [
-        tokenizer.decode(store.tokens[begin:end].tolist())
-        for begin, end in pairwise(edges)
-    ]
+    return [tokenizer.decode(store.tokens[begin:end].tolist()) for begin, end in pairwise(edges)]
 
 
 def count_words(text: str) -> int:

@@ -66,7 +66,8 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     if x.device.type != "cpu":
         return F.dropout(x, probability)
     kept = 1.0 - round(probability * _LEVELS) / _LEVELS
-    result: Tensor = _MaskedScale.apply(x, keep_mask(x.shape, probability, x.device), 1.0 / kept)
+    mask = keep_mask(x.shape, probability, x.device)
+    result: Tensor = _MaskedScale.apply(x, mask, 1.0 / kept)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -114,7 +115,7 @@ class FeedForward(nn.Module):
         if self.gate is not None:
             hidden = F.silu(self.gate(x)) * hidden
         elif self.activation == "relu2":
-            hidden = _SquaredReLU.apply(hidden)
+            hidden = _SquaredReLU.apply(hidden)  # type: ignore[no-untyped-call]
         else:
             hidden = F.gelu(hidden, approximate="tanh")
         output: Tensor = self.down(hidden)

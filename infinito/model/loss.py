@@ -45,12 +45,6 @@ def _nats_and_slope(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Te
     return nats[:, 0], slope
 
 
-def _nats(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Loss of each row (N,) float32."""
-    logits = F.linear(hidden, weight).float()
-    return F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
-
-
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -112,7 +106,7 @@ def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     Returns:
         float32 scalar, differentiable once in hidden and weight.
     """
-    total: Tensor = _SummedCrossEntropy.apply(hidden, weight, targets)
+    total: Tensor = _SummedCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
     return total
 
 
@@ -125,5 +119,6 @@ def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tens
     with torch.autocast(hidden.device.type, enabled=False):
         matrix = weight.to(dtype)
         for chosen in rows.split(_chunk_rows(len(weight))):
-            nats[chosen] = _nats(hidden[chosen].to(dtype), matrix, targets[chosen])
+            logits = F.linear(hidden[chosen].to(dtype), matrix).float()
+            nats[chosen] = F.cross_entropy(logits, targets[chosen], reduction="none")
     return nats

@@ -24,7 +24,9 @@ class RotaryTable:
             self._grow(max(end, 2 * len(self.cos)), device)
         return self.cos[start:end], self.sin[start:end]
 
+    @torch.inference_mode(False)
     def _grow(self, length: int, device: torch.device) -> None:
+        # Not in inference mode, which generation sets: training could not use such tables after it.
         exponents = torch.arange(0, self.d_head, 2, dtype=torch.float64) / self.d_head
         angles = torch.outer(torch.arange(length, dtype=torch.float64), self.base**-exponents)
         # The halves of a head turn against each other, so each angle stands twice; the sign of

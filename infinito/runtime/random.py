@@ -19,7 +19,7 @@ def seed_everything(seed: int) -> None:
 def random_state(device: str) -> dict[str, Any]:
     """The state of every generator as plain data and tensors (loads with weights_only)."""
     version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [name, [int(key) for key in keys], int(position), int(has_gauss), float(cached)],

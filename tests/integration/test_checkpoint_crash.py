@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import resource
@@ -50,17 +49,22 @@ def test_kills_around_saving_and_rotation(tmp_path: Path) -> None:
                 directory.save(step, make_content(step), is_best=step % 5 == 0)
                 finished.write_text(str(step))
 
-    for _ in range(KILLS):
+    for kill in range(KILLS):
+        finished.unlink(missing_ok=True)
         pid = in_child(save_for_ever)
-        time.sleep(generator.uniform(0.05, 0.25))
+        # Every third child gets to finish a save before its kill, so that the run moves on.
+        while kill % 3 == 0 and not finished.exists():
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0.0, 0.2))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         with RunDirectory.open_existing(run, announce=lambda _: None) as directory:
             newest = directory.newest_verified()
             steps = directory.steps()
-        assert newest is not None, "no kill came before the first save; lengthen the sleep"
-        with contextlib.suppress(ValueError):  # killed while noting
-            assert read_checkpoint(newest)["step"] >= int(finished.read_text())
+        assert newest is not None
+        noted = finished.read_text() if finished.exists() else ""
+        if noted:  # empty when the kill came while it was noted
+            assert read_checkpoint(newest)["step"] >= int(noted)
         for step, path in steps.items():
             assert read_checkpoint(path)["step"] == step
         for name in ("last.pt", "best.pt"):
@@ -69,8 +73,9 @@ def test_kills_around_saving_and_rotation(tmp_path: Path) -> None:
         for name, entry in read_manifest(run).items():
             assert sha256_of(run / name) == entry.sha256
         assert not list(run.glob("*.tmp"))
+        assert max(steps) >= reached
         reached = max(steps)
-    assert reached > KILLS
+    assert reached >= KILLS // 3
 
 
 def test_a_file_size_limit_leaves_earlier_checkpoints(tmp_path: Path) -> None:

@@ -139,9 +139,10 @@ def test_a_missing_field_is_refused(tmp_path: Path, field: str) -> None:
 
 def test_evaluating_and_saving_change_no_bit(tmp_path: Path) -> None:
     plain = build(tmp_path)
-    busy = build(tmp_path)
     for _ in range(6):
         plain.train_step()
+    busy = build(tmp_path)
+    for _ in range(6):
         busy.train_step()
         busy.validate()
         busy.save(tmp_path / "busy.pt")

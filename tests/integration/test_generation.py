@@ -215,6 +215,19 @@ def test_line_ends_never_end_a_sample() -> None:
     assert (sample.text, sample.finish_reason) == ("\n" * 24, "length")
 
 
+@pytest.mark.parametrize("prompt", ["", "\n"])
+def test_line_ends_are_not_penalised(prompt: str) -> None:
+    tokenizer = tokenizer_of("word")
+    model = biased(tokenizer, {tokenizer.eos_id: 50.0, tokenizer.encode("cat")[0]: 40.0})
+    options = {"temperature": 0, "repetition_penalty": 2, "max_new_tokens": 3}
+    assert run(model, tokenizer, prompt, **options)[0].text == "\n\n\n"
+
+
+def test_a_character_that_was_never_completed_is_shown_as_such(tokenizer: Tokenizer) -> None:
+    model = biased(tokenizer, {"€".encode()[0]: 50.0})
+    assert run(model, tokenizer, max_new_tokens=1)[0].text == "\ufffd"
+
+
 @pytest.mark.parametrize("kind", ["bpe", "word", "byte"])
 def test_unknown_is_never_written_unless_asked_for(kind: str) -> None:
     tokenizer = tokenizer_of(kind)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
 
+from infinito.checkpoint import format as checkpoint_format
 from infinito.checkpoint.format import read_checkpoint, write_checkpoint
 from infinito.checkpoint.plain_pickle import TensorSpec
 from infinito.checkpoint.structure import check_shapes
@@ -144,6 +147,33 @@ def test_a_failed_write_leaves_the_old_file(
     assert "free" in caught.value.message
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
     assert (tmp_path / "a.pt").read_bytes() == before
+
+
+def test_a_write_that_failed_once_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full for a moment must not leave a hole in a file that gets its name."""
+    real = checkpoint_format.atomic_writer
+
+    class FullForAMoment:
+        def __init__(self, file: BinaryIO) -> None:
+            self.file, self.writes = file, 0
+
+        def write(self, data: bytes) -> int:
+            self.writes += 1
+            if self.writes == 5:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return self.file.write(data)
+
+    @contextlib.contextmanager
+    def writer(path: Path, needed_bytes: int | None = None) -> Iterator[FullForAMoment]:
+        with real(path, needed_bytes) as file:
+            yield FullForAMoment(file)
+
+    monkeypatch.setattr(checkpoint_format, "atomic_writer", writer)
+    with pytest.raises(ResourceError, match="No space"):
+        write_checkpoint(tmp_path / "a.pt", make_content())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:

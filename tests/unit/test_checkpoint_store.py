@@ -272,8 +272,23 @@ def test_abandoning_leaves_nothing(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "a" / "run", "x")
     run.write_text("config.yaml", "seed: 1\n")
     run.record_start(["infinito"], {})
+    write_step(tmp_path, 4)
+    run.adopt(tmp_path / "step-000004.pt", tmp_path)
     run.abandon()
+    run.close()
     assert not (tmp_path / "a" / "run").exists()
+
+
+def test_abandoning_keeps_what_was_there_before(run: RunDirectory, tmp_path: Path) -> None:
+    save(run, 2)
+    run.write_text("config.yaml", "seed: 1\n")
+    run.abandon()
+    assert (run.path / "config.yaml").exists()
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    (lone / "config.yaml").write_text("seed: 1\n")
+    RunDirectory.open_existing(lone).abandon()
+    assert (lone / "config.yaml").exists()
 
 
 def test_leftovers_of_dead_processes_are_removed(run: RunDirectory, notes: list[str]) -> None:

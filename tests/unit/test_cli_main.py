@@ -19,6 +19,8 @@ from infinito.errors import DataError, Interrupted
 from tests.support import ROOT
 
 INFINITO = [sys.executable, "-m", "infinito"]
+# Buffered, as for users: what is left in the buffer at the end is what these tests are about.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
 def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -201,7 +203,7 @@ def with_deaf(streams: str, *arguments: str) -> subprocess.CompletedProcess[str]
             [*INFINITO, *arguments],
             stdout=write_end if "out" in streams else subprocess.PIPE,
             stderr=write_end if "err" in streams else subprocess.PIPE,
-            cwd=ROOT, text=True, timeout=60, check=False,
+            cwd=ROOT, text=True, timeout=60, check=False, env=ENVIRONMENT,
         )  # fmt: skip
     finally:
         os.close(write_end)
@@ -225,10 +227,10 @@ def test_an_error_that_nobody_reads_keeps_its_code(streams: str) -> None:
 
 
 def in_shell(command: str, redirection: str) -> subprocess.CompletedProcess[str]:
-    script = f"'{sys.executable}' -m infinito {command} {redirection}"
     return subprocess.run(
-        ["sh", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+        ["sh", "-c", f"'{sys.executable}' -m infinito {command} {redirection}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=ENVIRONMENT,
+    )  # fmt: skip
 
 
 @pytest.mark.skipif(os.name == "nt", reason="closes descriptors with a POSIX shell")
@@ -248,6 +250,14 @@ def test_a_full_disk_behind_stdout_is_a_resource_error(command: str) -> None:
     assert done.stderr.startswith("error: No space left on device\nhelp: ")
     assert len(done.stderr.splitlines()) == 2
     assert in_shell("nonsense", "2> /dev/full").returncode == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_failure_keeps_its_code_when_earlier_output_is_lost(tmp_path: Path) -> None:
+    assert main(["config", "init", str(tmp_path / "good.yaml")]) == 0
+    done = in_shell(f"config validate '{tmp_path}/good.yaml' none.yaml", "> /dev/full")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 2
 
 
 def test_output_that_the_terminal_cannot_encode_is_escaped() -> None:

@@ -8,7 +8,14 @@ import pytest
 
 from infinito.config.document import init_document
 from infinito.config.keys import value_keys
-from infinito.config.load import config_from_plain, diff, load_config, to_plain, to_yaml
+from infinito.config.load import (
+    config_from_plain,
+    diff,
+    load_config,
+    override_config,
+    to_plain,
+    to_yaml,
+)
 from infinito.config.yaml_loader import parse_document
 from infinito.errors import ConfigError
 
@@ -113,3 +120,24 @@ def test_the_starting_document_has_every_key_and_means_the_defaults(tmp_path: Pa
     path = tmp_path / "c.yaml"
     path.write_text(text, encoding="utf-8")
     assert load_config(path) == load_config(None)
+
+
+def test_changes_go_on_top_of_a_stored_config(tmp_path: Path) -> None:
+    stored = load_config(None, ["training.epochs=3", "model.n_layers=2", "seed=5"])
+    path = tmp_path / "c.yaml"
+    path.write_text("training: {epochs: 4, batch_size: 8}\nseed: 6\n", encoding="utf-8")
+    new = override_config(stored, ["seed=7"], {"training.batch_size": 9}, path)
+    assert diff(stored, new) == [
+        ("seed", 5, 7),
+        ("training.epochs", 3.0, 4.0),
+        ("training.batch_size", 16, 9),
+    ]
+    assert override_config(stored) == stored
+    path.write_text("seed: 6\nseed: 7\nepochs: 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        override_config(stored, ["modle.n_layers=3"], None, path)
+    assert caught.value.message.splitlines()[1:] == [
+        f"  {path}:2: seed = 7: given twice: first in line 1",
+        f"  {path}:3: epochs = 3: unknown key; did you mean 'training.epochs'?",
+        "  --set modle.n_layers=3: modle.n_layers = 3: unknown key; did you mean 'model.n_layers'?",
+    ]

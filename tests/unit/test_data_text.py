@@ -174,7 +174,7 @@ def test_cut_without_blank_lines() -> None:
 
 
 def test_articles() -> None:
-    first = " \n = One = \n \n = = Part = = \n \n text \n = no heading = \n more \n"
+    first = " \n = One = \n \n = = Part = = \n \n text \n = not one = \n \n more \n"
     second = " \n = Two = \n \n text \n"
     assert list(articles(split_lines([first + second]))) == [first, second]
     assert list(articles(split_lines(["plain\n" + second]))) == ["plain\n", second]

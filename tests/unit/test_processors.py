@@ -33,7 +33,7 @@ def test_penalty_below_one_rewards() -> None:
 
 @pytest.mark.parametrize("penalty", [1e-300, 1e6, 1e300])
 def test_absurd_penalty_of_every_id_still_leaves_a_choice(penalty: float) -> None:
-    logits = torch.tensor([[2.0, -2.0, 0.0], [-1.0, -2.0, -3.0]])
+    logits = torch.tensor([[2.0, -2.0, 0.0], [-2.0, -2.0, -3.0]])
     result = processors.repetition_penalty(logits, torch.ones(2, 3) > 0, penalty)
     warped = processors.warp(result, SamplingConfig())
     assert not warped.isnan().any()

@@ -1,0 +1,1 @@
+"""Measurements of this machine: what ``infinito bench`` prints, always beside a floor."""

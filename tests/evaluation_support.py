@@ -1,0 +1,40 @@
+"""A tiny model and stores made by hand, for the tests of evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from infinito.config.schema import ModelConfig, TokenizerConfig
+from infinito.data.store import TokenStore
+from infinito.data.tokenizer import Tokenizer, train_tokenizer
+from infinito.model.transformer import Transformer
+
+
+def byte_tokenizer() -> Tokenizer:
+    return train_tokenizer(TokenizerConfig(kind="byte"), ["text"])
+
+
+def tiny_model(context: int = 8, vocab_size: int = 257, **changes: Any) -> Transformer:
+    torch.manual_seed(0)
+    config = ModelConfig(**{"d_model": 16, "n_layers": 2, "n_heads": 2, **changes})
+    model = Transformer(config, vocab_size, context)
+    with torch.no_grad():
+        model.embedding.weight.mul_(20)  # far from uniform, so that mistakes show
+    return model
+
+
+def store_of(documents: list[str], tokenizer: Tokenizer) -> TokenStore:
+    ids = [[*tokenizer.encode(document), tokenizer.eos_id] for document in documents]
+    text = "".join(documents)
+    return TokenStore(
+        tokens=np.array([i for document in ids for i in document], dtype=np.uint16),
+        document_starts=np.cumsum([0, *map(len, ids[:-1])]).astype(np.int64),
+        n_words=len(text.split()) + text.count("\n"),
+        n_lines=text.count("\n"),
+        n_bytes=len(text.encode()),
+        n_unknown=0,
+        text_sha256="0" * 64,
+    )

@@ -1,0 +1,118 @@
+"""``infinito evaluate`` on a run made by training: numbers, files, flags, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infinito.cli.main import main
+from infinito.config.load import config_from_plain
+from infinito.train.trainer import Trainer
+from tests.support import tiny_settings, write_text
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float]:
+    """A trained checkpoint, the directory of its text, and its last validation loss."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    valid = write_text(folder / "valid.txt", paragraphs=8, seed=1)
+    settings = tiny_settings(folder, data__valid_file=str(valid), training__max_steps=6)
+    trainer = Trainer(config_from_plain(settings, "test"))
+    while not trainer.finished:
+        trainer.train_step()
+    evaluation = trainer.validate()
+    assert evaluation is not None
+    trainer.save(folder / "model.pt")
+    return folder / "model.pt", folder, evaluation.score.loss
+
+
+def result(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    capsys.readouterr()
+    assert main(["evaluate", *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_trainers_validation_is_found_again(
+    run: tuple[Path, Path, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, _, loss = run
+    found = result(capsys, checkpoint, "--context", 16, "--stride", 16)
+    assert found["loss"] == pytest.approx(loss, rel=1e-6)
+    assert (found["split"], found["step"], found["warnings"]) == ("valid", 6, [])
+    assert result(capsys, checkpoint)["loss"] != found["loss"]  # half the stride by default
+
+
+def test_twice_is_equal_and_the_checkpoint_untouched(
+    run: tuple[Path, Path, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = run[0].read_bytes()
+    first, second = (result(capsys, run[0], "--batch-size", size) for size in (8, 8))
+    other = result(capsys, run[0], "--batch-size", 3)
+    assert first | {"seconds": 0} == second | {"seconds": 0}
+    assert other["nll_total"] == pytest.approx(first["nll_total"], rel=1e-6)
+    assert run[0].read_bytes() == before
+
+
+def test_several_checkpoints_give_a_list_and_several_blocks(
+    run: tuple[Path, Path, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = result(capsys, run[0], "--checkpoint", run[0])
+    assert [report["step"] for report in both] == [6, 6]
+    assert main(["eval", str(run[0]), str(run[0])]) == 0
+    assert capsys.readouterr().out.count("word perplexity:") == 2
+
+
+def test_other_texts_and_other_splits(
+    run: tuple[Path, Path, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = result(capsys, run[0], "--split", "train")
+    assert "trained on" in trained["warnings"][0]
+    text = result(capsys, run[0], "--text", run[1] / "valid.txt")
+    assert text["split"] == "text"
+    assert text["nll_total"] == pytest.approx(result(capsys, run[0])["nll_total"], rel=0.05)
+    other = write_text(tmp_path / "other.txt", paragraphs=5, seed=3)
+    changed = result(capsys, run[0], "--set", f"data.valid_file={other}")
+    assert "not the one this checkpoint knew" in changed["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--set", "model.d_model=8"], 2, "data.* settings"),
+        (["--set", "data.sequence_length=8"], 2, "--context"),
+        (["--stride", "20"], 2, "stride 20"),
+        (["--text", "x", "--split", "test"], 2, "--text"),
+        (["--split", "test"], 3, "--text FILE"),
+        (["--set", "data.valid_file=/nowhere/gone.txt"], 3, "/nowhere/gone.txt"),
+        (["--text", "/nowhere/gone.txt"], 3, "/nowhere/gone.txt"),
+    ],
+)
+def test_refusals(
+    run: tuple[Path, Path, float],
+    arguments: list[str],
+    code: int,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["evaluate", str(run[0]), *arguments]) == code
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.out == ""
+
+
+def test_missing_data_is_named_with_two_ways_out(
+    run: tuple[Path, Path, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden = run[1] / "valid.txt"
+    hidden.rename(run[1] / "moved.txt")
+    try:
+        assert main(["evaluate", str(run[0])]) == 3
+    finally:
+        (run[1] / "moved.txt").rename(hidden)
+    message = capsys.readouterr().err
+    assert str(hidden) in message
+    assert "--set data.valid_file=" in message
+    assert "--text" in message
