@@ -69,6 +69,15 @@ def test_equal_content_has_equal_bytes_whatever_it_shared(tmp_path: Path) -> Non
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "c.pt").read_bytes()
 
 
+def test_equal_strings_in_two_places_need_not_be_one_object(tmp_path: Path) -> None:
+    once = "".join(["some ", "text"])
+    again = "".join(["some ", "text"])
+    assert once is not again
+    write_checkpoint(tmp_path / "a.pt", make_content() | {"log": {"x": once, "y": once}})
+    write_checkpoint(tmp_path / "b.pt", make_content() | {"log": {"x": once, "y": again}})
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
 def test_one_tensor_in_two_places_is_written_twice(tmp_path: Path) -> None:
     content = make_content()
     content["average"] = dict(content["model"])

@@ -167,6 +167,20 @@ def test_saving_a_step_again(run: RunDirectory) -> None:
     assert same(read_checkpoint(run.path / "last.pt"), make_content(2, seed=1))
 
 
+def test_a_crash_while_saving_a_step_again(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(run, 2)
+
+    def crash(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("infinito.checkpoint.store.link_or_copy", crash)
+    with pytest.raises(KeyboardInterrupt):
+        run.save(2, make_content(2, seed=1), is_best=False)
+    assert run.newest_verified() == run.path / "step-000002.pt"
+
+
 def test_rotation_does_not_follow_links(run: RunDirectory, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()
