@@ -68,7 +68,7 @@ class RunDirectory:
         self.announce = announce
         self._lock = lock
         self._is_new = False
-        self._made_directory = False
+        self._made: list[Path] = []
         self._has_saved = False
         self._best_step: int | None = None
 
@@ -86,7 +86,7 @@ class RunDirectory:
 
         Raises ResourceError when it cannot be written to or already holds a run.
         """
-        existed = path is not None and Path(path).is_dir()
+        missing = _missing(root if path is None else Path(path))
         try:
             made = _make_numbered(root, name) if path is None else Path(path)
             made.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ class RunDirectory:
                 f"{made} already holds a run",
                 f"continue it with `infinito resume {made}`, or choose another --output-dir",
             )
-        run._is_new, run._made_directory = True, not existed
+        run._is_new, run._made = True, [made, *missing] if path is None else missing
         return run
 
     @classmethod
@@ -143,8 +143,8 @@ class RunDirectory:
             with contextlib.suppress(OSError):
                 for path in (*self.steps().values(), *own):
                     path.unlink(missing_ok=True)
-                if self._made_directory:
-                    self.path.rmdir()
+                for made in self._made:
+                    made.rmdir()
         self.close()
 
     def record_start(self, arguments: Sequence[str], facts: Mapping[str, Any]) -> None:
@@ -248,6 +248,11 @@ class RunDirectory:
                 size = format_size(path.stat().st_size)
                 self._remove([path])
                 self.announce(f"removed {path}, left unfinished by an earlier process ({size})")
+
+
+def _missing(path: Path) -> list[Path]:
+    """``path`` and those of its parents that do not exist yet, innermost first."""
+    return [at for at in (path, *path.parents) if not at.exists()]
 
 
 def _make_numbered(root: Path, name: str) -> Path:

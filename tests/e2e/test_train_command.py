@@ -179,6 +179,16 @@ def test_bad_starts_leave_nothing_behind(tmp_path: Path) -> None:
     below.write_text("x")
     clean(infinito("train", "--config", config, "--output-dir", below / "run", cwd=tmp_path), 6)
     assert not run.exists()
+    no_name = infinito(
+        "train", "--config", config, "--set", "output_dir=null", "--lr", "nan", cwd=tmp_path
+    )
+    clean(no_name, 2)
+    unnamed = infinito(
+        "train", "--config", config, "--set", "output_dir=null",
+        "--set", "data.train_file=no.txt", cwd=tmp_path,
+    )  # fmt: skip
+    clean(unnamed, 3)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_divergence_stops_with_five_and_names_the_last_good_checkpoint(tmp_path: Path) -> None:
