@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from infinito.cli.options import Json, Settings
-from infinito.config.schema import SplitName
 
 if TYPE_CHECKING:
     from infinito.config.schema import Config
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from infinito.evaluate.run import Request
     from infinito.load import LoadedModel
 
+#: The schema's own type of this name would cost the help an import of pydantic.
+SplitName = Literal["train", "valid", "test"]
 DEFAULT_SPLIT: SplitName = "valid"
 
 

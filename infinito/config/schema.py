@@ -36,7 +36,9 @@ class DataConfig(Section):
     )
     dataset: str | None = Field(None, description="Hub dataset name or local dataset directory.")
     dataset_config: str | None = Field(None, description="Configuration name of the hub dataset.")
-    text_field: str = Field("text", min_length=1, description="Field holding the text in .jsonl and hub rows.")
+    text_field: str = Field(
+        "text", min_length=1, description="Field holding the text in .jsonl and hub rows."
+    )
     train_file: str | None = Field(
         None, description="Training text: a file, directory, glob, .gz or .jsonl."
     )
@@ -97,7 +99,28 @@ class TokenizerConfig(Section):
 class AttentionConfig(Section):
     """How a query scores the keys it may see."""
 
-    kind: Literal["dot"] = Field("dot", description="Similarity: dot (scaled dot-product).")
+    kind: Literal["dot", "l1", "l2", "l2sq", "cosine"] = Field(
+        "dot",
+        description="Score of a key: dot (scaled product), or minus lambda times a distance: l1, "
+        "l2, l2sq (squared L2) or cosine.",
+    )
+    learnable_lambda: bool | None = Field(
+        None,
+        description="Train one positive lambda a head; absent: true for distances, false for dot.",
+    )
+    lambda_init: float = Field(
+        1.0, gt=0, description="Lambda at the start; 1 gives logits of unit spread for every kind."
+    )
+    backend: Literal["auto", "cpu", "sdpa", "chunked", "reference"] = Field(
+        "auto",
+        description="auto, or force: cpu (compiled kernel), sdpa (torch's fused kernel), chunked "
+        "(memory-linear torch), reference (full matrices).",
+    )
+
+    @property
+    def has_lambda(self) -> bool:
+        """Whether lambda is a parameter."""
+        return self.kind != "dot" if self.learnable_lambda is None else self.learnable_lambda
 
 
 class ModelConfig(Section):
@@ -119,8 +142,10 @@ class ModelConfig(Section):
     activation: Literal["relu2", "gelu", "swiglu"] = Field(
         "relu2", description="Feed-forward nonlinearity: squared ReLU, GELU (tanh form) or SwiGLU."
     )
-    position: Literal["rope", "alibi", "learned"] = Field(
-        "rope", description="Position information: rotary, linear attention bias, or learned table."
+    position: Literal["rope", "alibi", "learned"] | None = Field(
+        None,
+        description="Position information: rope (rotary), alibi (linear attention bias) or learned "
+        "(table). Absent: rope, and alibi under l1, which rotations do not leave alone.",
     )
     qk_norm: bool = Field(True, description="RMS-normalise queries and keys of each head.")
     tie_embeddings: bool = Field(True, description="Use the token embedding as the output matrix.")
@@ -153,7 +178,12 @@ class ModelConfig(Section):
             raise ValueError(
                 f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.resolved_kv_heads}"
             )
-        if self.position == "rope" and self.d_head % 2:
+        if self.position == "rope" and self.attention.kind == "l1":
+            raise ValueError(
+                "position rope cannot go with attention kind l1: the L1 distance changes when both "
+                "sides are rotated, so scores would depend on absolute position; use alibi or learned"
+            )
+        if self.resolved_position == "rope" and self.d_head % 2:
             raise ValueError(f"rope needs an even head width, and d_model/n_heads is {self.d_head}")
         return self
 
@@ -161,6 +191,13 @@ class ModelConfig(Section):
     def d_head(self) -> int:
         """Width of one attention head."""
         return self.d_model // self.n_heads
+
+    @property
+    def resolved_position(self) -> str:
+        """Position information in force."""
+        if self.position is not None:
+            return self.position
+        return "alibi" if self.attention.kind == "l1" else "rope"
 
     @property
     def resolved_kv_heads(self) -> int:

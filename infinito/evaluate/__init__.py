@@ -1,0 +1,1 @@
+"""Evaluation: perplexity and its conventions, documents, causality, and the report of them."""

@@ -128,7 +128,7 @@ def resolve_windows(
     context = model.max_positions if context is None else context
     if context < 1:
         raise ConfigError(f"context {context} is too short", "give at least 1 token")
-    if model.config.position == "learned" and context > model.max_positions:
+    if model.config.resolved_position == "learned" and context > model.max_positions:
         raise ConfigError(
             f"context {context} exceeds the {model.max_positions} learned positions of this model",
             f"use --context {model.max_positions} or less",

@@ -24,12 +24,13 @@ class ForbiddenText:
         """Prepare one mask a state for a vocabulary given as the bytes of each id."""
         self._token_bytes = token_bytes
         self._forbidden = forbidden
-        self.masks = torch.tensor(
-            [
-                [forbidden in forbidden[:state] + text for text in token_bytes]
-                for state in range(len(forbidden))
-            ]
-        )
+        self.masks = torch.zeros(len(forbidden), len(token_bytes), dtype=torch.bool)
+        # Only a token with the last byte can complete it; the vocabulary is read once, for that.
+        candidates = [n for n, text in enumerate(token_bytes) if forbidden[-1] in text]
+        for state in range(len(forbidden)):
+            for token in candidates:
+                if forbidden in forbidden[:state] + token_bytes[token]:
+                    self.masks[state, token] = True
         self._active = self.masks.any(dim=1).tolist()
 
     def state_after(self, state: int, token: int) -> int:

@@ -1,14 +1,19 @@
-"""The tokens that the model sees while it writes, with or without a key/value cache."""
+"""The tokens that the model sees while it writes, with or without a key/value cache.
+
+With a cache, single tokens go through the compiled step where it supports the model; the model
+itself, its plain twin, reads prompts and serves everywhere else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from infinito.model.cache import KeyValueCache
-from infinito.model.linear import linear
+from infinito.model.decode import DecodeStep, supports
 from infinito.model.transformer import Transformer
 
 
@@ -29,17 +34,23 @@ class Context:
         self._limit = model.max_positions
         self._capacity = min(self._limit, max(capacity, 1))
         self._windows = [list(prompt)]
-        self._cache = KeyValueCache(model, 1, self._capacity) if use_cache else None
+        self._cache: KeyValueCache | None = None
+        self._step: DecodeStep | None = None
+        if use_cache:
+            self._use(KeyValueCache(model, 1, self._capacity))
         self._unread = 0
         self._restart()
 
     def next_logits(self) -> Tensor:
         """Logits (B, V) float32 on the CPU of the token that follows each window."""
+        if self._step is not None and self._unread == 1:
+            self._unread = 0
+            return self._step([window[-1] for window in self._windows])
         tokens = [window[-self._unread :] for window in self._windows]
         states = self._model.hidden(torch.tensor(tokens, device=self._device), self._cache)
         if self._cache is not None:
             self._unread = 0
-        return linear(states[:, -1], self._model.output_weight).float().cpu()
+        return F.linear(states[:, -1], self._model.output_weight).float().cpu()
 
     def append(self, tokens: Sequence[int]) -> None:
         """Add one token to each window."""
@@ -53,10 +64,16 @@ class Context:
         """Turn the one window, and what the cache knows of it, into ``batch`` equal ones."""
         self._windows = [list(self._windows[0]) for _ in range(batch)]
         if self._cache is not None and batch > 1:
-            narrow, self._cache = self._cache, KeyValueCache(self._model, batch, self._capacity)
-            self._cache.keys.copy_(narrow.keys)
-            self._cache.values.copy_(narrow.values)
-            self._cache.length = narrow.length
+            wide = KeyValueCache(self._model, batch, self._capacity)
+            wide.keys.copy_(self._cache.keys)
+            wide.values.copy_(self._cache.values)
+            wide.length = self._cache.length
+            self._use(wide)
+
+    def _use(self, cache: KeyValueCache) -> None:
+        """Decode with ``cache`` from here on."""
+        self._cache = cache
+        self._step = DecodeStep(self._model, cache) if supports(self._model) else None
 
     def _restart(self) -> None:
         """Cut windows that are too long to their last half, and encode from the start."""

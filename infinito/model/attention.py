@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from infinito.attention.dot import dot_attention
+from infinito.attention import distance_attention
+from infinito.attention.dot import fused_dot_attention
 from infinito.config.schema import ModelConfig
 from infinito.model.cache import KeyValueCache
-from infinito.model.layers import RMSNorm, keep_mask
+from infinito.model.layers import RMSNorm
 from infinito.model.position import RotaryTable, alibi_slopes, rotate
 
 
 class SelfAttention(nn.Module):
-    """Causal attention over the tokens read so far (Vaswani et al. 2017)."""
+    """Causal attention over the tokens read so far (Vaswani et al. 2017).
+
+    The score of a key is lambda_h times the scaled dot product, or minus lambda_h times a scaled
+    distance. lambda_h = exp(log_lambda_h) is positive, one a head, float32, without weight decay.
+    """
 
     def __init__(self, config: ModelConfig, layer: int, rotary: RotaryTable | None) -> None:
         super().__init__()
@@ -21,6 +28,7 @@ class SelfAttention(nn.Module):
         kv_width = config.resolved_kv_heads * config.d_head
         self.layer = layer
         self.rotary = rotary
+        self.kind, self.backend = config.attention.kind, config.attention.backend
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, kv_width, bias=False)
         self.value = nn.Linear(width, kv_width, bias=False)
@@ -29,7 +37,14 @@ class SelfAttention(nn.Module):
         self.key_norm = RMSNorm(self.d_head) if config.qk_norm else nn.Identity()
         dropout = config.attention_dropout
         self.dropout = config.dropout if dropout is None else dropout
-        self.slopes = alibi_slopes(config.n_heads) if config.position == "alibi" else None
+        self.lambda_init = config.attention.lambda_init
+        self.log_lambda = (
+            nn.Parameter(torch.full((config.n_heads,), math.log(self.lambda_init)))
+            if config.attention.has_lambda
+            else None
+        )
+        alibi = config.resolved_position == "alibi"
+        self.slopes = alibi_slopes(config.n_heads) if alibi else None
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C); with a cache, x continues the tokens that it holds."""
@@ -43,21 +58,27 @@ class SelfAttention(nn.Module):
         query, key = query.to(value.dtype), key.to(value.dtype)
         if cache is not None:
             key, value = cache.append(self.layer, key, value)
-        mixed = dot_attention(
-            query, key, value, alibi_slopes=self.slopes, weight_mask=self._weight_mask(query, key)
-        )
+        mixed = self._attend(query, key, value)
         output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return output
+
+    @property
+    def lam(self) -> Tensor | float:
+        """lambda (H,) float32, or the number it is fixed at."""
+        return self.lambda_init if self.log_lambda is None else self.log_lambda.exp()
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(B, H, T, D) and twice (B, K, S, D) -> (B, H, T, D)."""
+        dropout = self.dropout if self.training else 0.0
+        plain = self.kind == "dot" and self.log_lambda is None and self.lambda_init == 1.0
+        if plain and self.backend == "auto" and query.device.type != "cpu":
+            return fused_dot_attention(query, key, value, self.slopes, dropout)
+        return distance_attention(
+            query, key, value, self.kind, self.lam,
+            dropout_p=dropout, alibi_slopes=self.slopes, backend=self.backend,
+        )  # fmt: skip
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, heads * D) -> (B, heads, T, D)."""
         heads: Tensor = x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
         return heads
-
-    def _weight_mask(self, query: Tensor, key: Tensor) -> Tensor | None:
-        """Scaled dropout factors (B, H, T, S) of the attention weights, or None."""
-        if not self.training or self.dropout == 0.0:
-            return None
-        shape = torch.Size((*query.shape[:3], key.shape[2]))
-        kept = keep_mask(shape, self.dropout, query.device)
-        return kept.to(query.dtype).div_(1.0 - self.dropout)

@@ -20,12 +20,13 @@ class ParameterCount:
     attention: int
     feed_forward: int
     norms: int
+    lambdas: int
     head: int
 
     @property
     def total(self) -> int:
         """All of them."""
-        inner = self.attention + self.feed_forward + self.norms
+        inner = self.attention + self.feed_forward + self.norms + self.lambdas
         return self.embedding + self.positions + inner + self.head
 
 
@@ -47,10 +48,11 @@ def count_parameters(config: ModelConfig, vocab_size: int, max_positions: int) -
     norms_per_layer = 2 * width + (2 * config.d_head if config.qk_norm else 0)
     return ParameterCount(
         embedding=vocab_size * width,
-        positions=max_positions * width if config.position == "learned" else 0,
+        positions=max_positions * width if config.resolved_position == "learned" else 0,
         attention=layers * _attention_parameters(config),
         feed_forward=layers * _feed_forward_parameters(config),
         norms=layers * norms_per_layer + 2 * width,
+        lambdas=layers * config.n_heads if config.attention.has_lambda else 0,
         head=0 if config.tie_embeddings else vocab_size * width,
     )
 

@@ -1,6 +1,6 @@
 """Memory of a training step, counted from the config: what is kept for the backward pass.
 
-C model width, F feed-forward width, H heads, K key/value heads, D head width, V vocabulary,
+C model width, F feed-forward width, K key/value heads, D head width, V vocabulary,
 T sequence length. Activations are counted a token and then multiplied.
 """
 
@@ -44,7 +44,7 @@ def count_memory(
     parameters = count_parameters(config, vocab_size, sequence_length).total
     size = _FLOAT32 if training.precision == "float32" else 2
     tokens = training.batch_size * sequence_length
-    layer = _layer_bytes_per_token(config, size, sequence_length)
+    layer = _layer_bytes_per_token(config, size)
     stream = _FLOAT32 * config.d_model
     if training.activation_checkpointing:  # the input of each block, and one block in full
         activations = tokens * (config.n_layers * stream + layer)
@@ -60,7 +60,7 @@ def count_memory(
     )
 
 
-def _layer_bytes_per_token(config: ModelConfig, size: int, sequence_length: int) -> int:
+def _layer_bytes_per_token(config: ModelConfig, size: int) -> int:
     """Bytes a token that one block keeps; ``size`` is that of the matrix products' numbers."""
     width, hidden = config.d_model, config.resolved_d_ff
     kv_width = config.resolved_kv_heads * config.d_head
@@ -68,12 +68,6 @@ def _layer_bytes_per_token(config: ModelConfig, size: int, sequence_length: int)
     heads = width + 2 * kv_width  # query, key, value
     projections = heads * (size + 2 * _FLOAT32 + size)  # raw, normalised, rotated, cast
     feed_forward = (4 if config.activation == "swiglu" else 3) * hidden * size
-    masks = 2 * width if _or(config.residual_dropout, config.dropout) else 0
-    weights = 0
-    if _or(config.attention_dropout, config.dropout):  # weights are held in the open, with masks
-        weights = 4 * size * config.n_heads * sequence_length
-    return stream + projections + size * width + feed_forward + masks + weights
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
+    dropout = config.dropout if config.residual_dropout is None else config.residual_dropout
+    masks = 2 * width if dropout else 0
+    return stream + projections + size * width + feed_forward + masks

@@ -53,10 +53,12 @@ class Transformer(nn.Module):
         self.vocab_size = vocab_size
         self.max_positions = max_positions
         self.checkpoint_activations = False
-        rotary = RotaryTable(config.d_head) if config.position == "rope" else None
+        rotary = RotaryTable(config.d_head) if config.resolved_position == "rope" else None
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.positions = (
-            nn.Embedding(max_positions, config.d_model) if config.position == "learned" else None
+            nn.Embedding(max_positions, config.d_model)
+            if config.resolved_position == "learned"
+            else None
         )
         self.embedding_norm = RMSNorm(config.d_model)
         probability = config.input_dropout

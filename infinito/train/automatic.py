@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
+from infinito.attention import Request, choose_backend
 from infinito.config.schema import Config
 from infinito.runtime.device import choose_device
 from infinito.runtime.precision import choose_precision
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_automatic(config: Config, announce: Callable[[str], None]) -> Config:
@@ -19,3 +24,19 @@ def resolve_automatic(config: Config, announce: Callable[[str], None]) -> Config
         announce(f"precision {precision.value}: {precision.reason}")
     training = config.training.model_copy(update={"precision": precision.value})
     return config.model_copy(update={"device": device.value, "training": training})
+
+
+def attention_reason(config: Config) -> str:
+    """Which attention back end will run in training, and why."""
+    model, options = config.model, config.model.attention
+    kind = torch.device(config.device).type
+    if kind != "cpu" and options.kind == "dot" and options.backend == "auto":
+        return f"sdpa: torch's fused kernel serves dot products on {kind}"
+    dropout = model.dropout if model.attention_dropout is None else model.attention_dropout
+    length = config.data.sequence_length
+    request = Request(
+        options.kind, kind, _DTYPES[config.training.precision], model.d_head, length, length,
+        dropout=dropout > 0, alibi=model.resolved_position == "alibi",
+    )  # fmt: skip
+    route = choose_backend(request, options.backend)
+    return f"{route.backend}: {route.reason}"

@@ -32,7 +32,7 @@ from infinito.optim.optimizers import Optimizers
 from infinito.optim.schedule import learning_rate_factor
 from infinito.runtime.precision import autocast
 from infinito.runtime.random import random_state, seed_everything, set_random_state
-from infinito.train.automatic import resolve_automatic
+from infinito.train.automatic import attention_reason, resolve_automatic
 from infinito.train.compilation import compile_blocks
 from infinito.train.progress import Progress
 from infinito.train.step import StepResult, accumulate_gradients, training_step
@@ -67,6 +67,7 @@ class Trainer:
             self.config.model, tokenizer.vocab_size, self.config.data.sequence_length
         ).to(self.device)
         self.model.checkpoint_activations = training.activation_checkpointing
+        announce(f"attention {attention_reason(self.config)}")
         check_causality(self.model)
         self.optimizers = Optimizers(self.model, training)
         self.scaler = torch.amp.GradScaler(

@@ -19,7 +19,9 @@ from tests.support import tiny_settings, write_text
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
 
 
-def infinito(*arguments: object, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def infinito(
+    *arguments: object, cwd: Path, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
     """Run the program as its own process."""
     command = [sys.executable, "-m", "infinito", *map(str, arguments)]
     return subprocess.run(
@@ -53,7 +55,14 @@ def test_train_writes_the_files_of_the_contract(tmp_path: Path) -> None:
     assert result.stdout == ""
     run = tmp_path / "run"
     names = {path.name for path in run.iterdir()}
-    assert {"config.yaml", "run.json", "metrics.jsonl", "MANIFEST.json", "last.pt", "best.pt"} <= names
+    assert {
+        "config.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "MANIFEST.json",
+        "last.pt",
+        "best.pt",
+    } <= names
     assert {"step-000004.pt", "step-000008.pt"} <= names
     fields = set().union(*(json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()))
     promised = "step epoch tokens loss learning_rate grad_norm tokens_per_second seconds memory_mb"
@@ -172,7 +181,9 @@ def test_bad_starts_leave_nothing_behind(tmp_path: Path) -> None:
     )
     missing = infinito("train", "--config", config, "--set", "data.train_file=no.txt", cwd=tmp_path)
     assert "no.txt" in clean(missing, 3)
-    long = infinito("train", "--config", config, "--set", "data.sequence_length=60000", cwd=tmp_path)
+    long = infinito(
+        "train", "--config", config, "--set", "data.sequence_length=60000", cwd=tmp_path
+    )
     clean(long, 3)
     clean(infinito("resume", "nothing.pt", cwd=tmp_path), 4)
     below = tmp_path / "file"

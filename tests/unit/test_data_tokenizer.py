@@ -7,7 +7,7 @@ import pytest
 from infinito.config.schema import TokenizerConfig
 from infinito.data import bpe, word
 from infinito.data.tokenizer import Tokenizer, train_tokenizer
-from infinito.errors import ConfigError, DataError
+from infinito.errors import DataError
 
 TEXTS = ["the cat <unk> sat on <unk> the mat\n" * 20, "the dog\n the cat <unk>, <unk>\n" * 9]
 
@@ -86,7 +86,7 @@ def test_too_many_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_byte_has_one_size() -> None:
     assert trained("byte").vocab_size == 257
-    with pytest.raises(ConfigError, match="always has 257"):
+    with pytest.raises(ValueError, match="always has 257"):
         trained("byte", 300)
 
 

@@ -31,10 +31,10 @@ def test_a_context_of_two_is_enough() -> None:
 
 
 def test_an_attention_without_mask_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def leaky(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
+    def leaky(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
         return F.scaled_dot_product_attention(query, key, value)
 
-    monkeypatch.setattr(attention, "dot_attention", leaky)
+    monkeypatch.setattr(attention, "distance_attention", leaky)
     with pytest.raises(CheckpointError, match=r"blocks\.0\.attention.*kind dot"):
         check_causality(tiny_model())
 

@@ -22,7 +22,7 @@ RANKS = (
     ("model", "data", "optim", "checkpoint", "telemetry", "fusion"),
     ("load",),
     ("train", "evaluate", "generate", "analyze", "search", "export"),
-    ("api",),
+    ("bench",),
     ("cli",),
     ("__init__", "__main__"),
 )

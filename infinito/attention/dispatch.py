@@ -1,0 +1,175 @@
+"""Chooses the back end of a call, by capability and never by timing, and says why.
+
+A back end is one entry of ``BACKENDS``: what it cannot do, and how to run it. ``auto`` takes the
+first entry of the table that has no objection; a forced one that objects is a ConfigError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from infinito.attention import chunked, cpu, reference, sdpa
+from infinito.attention.call import Call, prepare_call
+from infinito.attention.kinds import Kind
+from infinito.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a choice depends on; a model can ask before it has any tensors."""
+
+    kind: Kind
+    device: str = "cpu"  # torch device type
+    dtype: torch.dtype = torch.float32
+    width: int = 64  # D
+    queries: int = 2  # T
+    keys: int = 2  # S
+    causal: bool = True
+    dropout: bool = False
+    alibi: bool = False
+
+
+@dataclass(frozen=True)
+class Route:
+    """The back end that will run, and the reason."""
+
+    backend: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Backend:
+    """``objection`` says why a request cannot be served, or None; ``run`` serves it."""
+
+    merit: Callable[[], str]
+    objection: Callable[[Request], str | None]
+    run: Callable[[Call], Tensor]
+
+
+def _cpu_objection(request: Request) -> str | None:
+    if request.device != "cpu":
+        return f"the tensors are on {request.device}"
+    if request.dtype not in cpu.DTYPES:
+        return f"it takes float32 and bfloat16, not {request.dtype}"
+    if request.width > cpu.MAX_WIDTH:
+        return f"head width {request.width} exceeds {cpu.MAX_WIDTH}"
+    return cpu.missing
+
+
+def _sdpa_objection(request: Request) -> str | None:
+    if request.kind in ("l1", "l2"):
+        return f"{request.kind} is not a dot product"
+    if request.dropout or request.alibi:
+        return "the fused kernel takes neither dropout on the weights nor ALiBi"
+    if request.causal and request.queries not in (1, request.keys):
+        return "its causal mask aligns the first query, not the last, with the keys"
+    return None
+
+
+def _no_objection(_: Request) -> str | None:
+    return None
+
+
+#: In the order in which ``auto`` asks them.
+BACKENDS: dict[str, Backend] = {
+    "cpu": Backend(cpu.describe, _cpu_objection, cpu.run),
+    "sdpa": Backend(lambda: "fused dot-product attention of torch", _sdpa_objection, sdpa.run),
+    "chunked": Backend(
+        lambda: "row chunks in torch operations, memory-linear", _no_objection, chunked.run
+    ),
+    "reference": Backend(lambda: "full matrices, for tests", _no_objection, reference.run),
+}
+
+
+def choose_backend(request: Request, backend: str = "auto") -> Route:
+    """Which back end serves a request, and why.
+
+    Raises:
+        ConfigError: ``backend`` is unknown, or cannot serve the request.
+    """
+    name = _select(request, backend)
+    if backend != "auto":
+        return Route(name, f"{BACKENDS[name].merit()}; as asked for")
+    before = list(BACKENDS)[: list(BACKENDS).index(name)]
+    passed = [f"not {other}: {BACKENDS[other].objection(request)}" for other in before]
+    return Route(name, "; ".join([BACKENDS[name].merit(), *passed]))
+
+
+def _select(request: Request, backend: str) -> str:
+    """The name alone: what every call does, and what torch.compile traces."""
+    if backend == "auto":
+        return next(name for name, entry in BACKENDS.items() if entry.objection(request) is None)
+    if backend not in BACKENDS:
+        raise ConfigError(
+            f"unknown attention backend {backend!r}", f"choose one of auto, {', '.join(BACKENDS)}"
+        )
+    objection = BACKENDS[backend].objection(request)
+    if objection is not None:
+        raise ConfigError(
+            f"attention backend {backend!r} cannot run {request.kind} attention here: {objection}",
+            f"use auto (here: {_select(request, 'auto')})",
+        )
+    return backend
+
+
+def available_backends(request: Request | None = None) -> dict[str, Route | str]:
+    """Every back end with its merit (a Route) or its objection (a str) to a request.
+
+    The default request is causal L1 attention in float32 on the CPU.
+    """
+    request = request or Request("l1")
+    return {
+        name: candidate.objection(request) or Route(name, candidate.merit())
+        for name, candidate in BACKENDS.items()
+    }
+
+
+def distance_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kind: Kind,
+    lam: float | Tensor,
+    *,
+    causal: bool = True,
+    dropout_p: float = 0.0,
+    dropout_seed: int | Tensor | None = None,
+    scale: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """softmax over visible keys of -lam_h c distance(q_i, k_j), times v.
+
+    The distance is sum |q-k| (``l1``), sqrt(sum (q-k)^2 + 1e-12) (``l2``), sum (q-k)^2
+    (``l2sq``) or 1 - cos (``cosine``); ``dot`` has the logits lam c q.k instead. Differentiable
+    in q, k, v and lam; sign(0) = 0 in the gradient of L1.
+
+    Args:
+        q: (B, H, T, D), float32, float64, bfloat16 or float16.
+        k: (B, J, S, D) of q's dtype; J divides H (grouped-query heads), S >= T.
+        v: (B, J, S, D) of q's dtype.
+        lam: lambda, a number or (H,); keep it in float32.
+        causal: query i sees the keys up to S - T + i.
+        dropout_p: probability in [0, 1) that a weight is zeroed; the others are scaled up.
+        dropout_seed: int or (1,) int64; None draws it from torch's generator. See ``dropout.py``.
+        scale: c; None is the kind's ``default_scale``.
+        alibi_slopes: (H,), subtracts slope_h |position of query - position of key|.
+        backend: ``auto`` or a name of ``BACKENDS``.
+
+    Returns:
+        (B, H, T, D) in q's dtype and memory order; ConfigError outside the definition.
+    """
+    call = prepare_call(q, k, v, kind, lam, causal, dropout_p, dropout_seed, scale, alibi_slopes)
+    return BACKENDS[_select(_request(call), backend)].run(call)
+
+
+def _request(call: Call) -> Request:
+    (_, _, queries, width), keys = call.query.shape, call.key.shape[2]
+    return Request(
+        call.kind, call.query.device.type, call.query.dtype, width, queries, keys, call.causal,
+        dropout=call.dropout_p > 0, alibi=call.slopes is not None,
+    )  # fmt: skip

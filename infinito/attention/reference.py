@@ -1,0 +1,84 @@
+"""The plain twin of every fast path: full matrices, ordinary autograd, exact in float64.
+
+Legend: B batch, H query heads, J key/value heads (J divides H), T queries, S keys, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from infinito.attention.call import Call, prepare_call
+from infinito.attention.dropout import dropout_keeps
+from infinito.attention.kinds import L2_EPSILON, SMALLEST_NORM, Kind
+from infinito.errors import ConfigError
+
+
+def distance_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kind: Kind,
+    lam: float | Tensor,
+    *,
+    causal: bool = True,
+    dropout_p: float = 0.0,
+    dropout_seed: int | Tensor | None = None,
+    scale: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """softmax(-lam c distance(q, k)) v, as written; see ``infinito.attention``.
+
+    Memory is O(B H T S D): meant for tests. Runs on any device, in float32 or float64 (narrower
+    types are computed in float32 and rounded at the end).
+    """
+    if backend not in ("auto", "reference"):
+        raise ConfigError(
+            f"backend {backend!r} asked of the reference", "call infinito.attention instead"
+        )
+    return run(
+        prepare_call(q, k, v, kind, lam, causal, dropout_p, dropout_seed, scale, alibi_slopes)
+    )
+
+
+def run(call: Call) -> Tensor:
+    """The reference on checked arguments."""
+    groups = call.query.shape[1] // call.key.shape[1]
+    wide = torch.promote_types(call.query.dtype, torch.float32)
+    query = call.query.to(wide)
+    key, value = (x.to(wide).repeat_interleave(groups, dim=1) for x in (call.key, call.value))
+    factor = (call.lam.to(wide) * call.scale)[:, None, None]
+    weights = torch.softmax(-factor * _distance(query, key, call.kind) + _bias(call, wide), dim=-1)
+    if call.dropout_p > 0:
+        batch, heads, queries, keys = weights.shape
+        keeps = dropout_keeps(call.seed, batch, heads, range(queries), keys, call.dropout_p)
+        weights = weights * keeps.to(weights.device) / (1 - call.dropout_p)
+    return (weights @ value).to(call.query.dtype)
+
+
+def _distance(query: Tensor, key: Tensor, kind: Kind) -> Tensor:
+    """(B, H, T, D) and (B, H, S, D) to (B, H, T, S); for ``dot`` the negative product."""
+    if kind == "dot":
+        return -(query @ key.mT)
+    if kind == "cosine":
+        query, key = (F.normalize(x, dim=-1, eps=SMALLEST_NORM) for x in (query, key))
+        return 1 - query @ key.mT
+    difference = query[:, :, :, None] - key[:, :, None]
+    if kind == "l1":
+        return difference.abs().sum(-1)
+    square = difference.square().sum(-1)
+    return square if kind == "l2sq" else (square + L2_EPSILON).sqrt()
+
+
+def _bias(call: Call, dtype: torch.dtype) -> Tensor:
+    """ALiBi and the causal mask: (H or 1, T, S)."""
+    queries, keys = call.query.shape[2], call.key.shape[2]
+    device = call.query.device
+    position = torch.arange(keys - queries, keys, device=device)[:, None]
+    distance = position - torch.arange(keys, device=device)
+    bias = torch.zeros(1, queries, keys, dtype=dtype, device=device)
+    if call.slopes is not None:
+        bias = bias - call.slopes.to(dtype)[:, None, None] * distance.abs()
+    return bias.masked_fill(distance < 0, float("-inf")) if call.causal else bias

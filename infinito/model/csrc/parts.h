@@ -1,0 +1,98 @@
+/* The small parts of a block, on rows in memory: normalisation, rotation, attention, activation. */
+
+#define EPSILON 1e-6f                 /* of every RMSNorm of the model */
+#define LOG2_E 1.4426950408889634f
+
+/* out = row / rms(row) * gain. `row` is aligned and padded with zeros to whole vectors. */
+static void normalise(const float *row, const float *gain, int64_t width, float *out) {
+    vf squares = vector_splat(0.0f);
+    for (int64_t i = 0; i < width; i += LANES) {
+        vf x = vector_load(row + i);
+        squares += x * x;
+    }
+    float factor = 1.0f / sqrtf(sum_lanes(squares) / (float)width + EPSILON);
+    for (int64_t i = 0; i < width; i++) out[i] = row[i] * factor * gain[i];
+}
+
+/* RMSNorm of one head in place; a head is short, and lies where it happens to lie. */
+static void normalise_head(float *head, const float *gain, int64_t width) {
+    float squares = 0;
+    for (int64_t i = 0; i < width; i++) squares += head[i] * head[i];
+    float factor = 1.0f / sqrtf(squares / (float)width + EPSILON);
+    for (int64_t i = 0; i < width; i++) head[i] *= factor * gain[i];
+}
+
+/* Turns each pair (head[i], head[i + D/2]) by its angle, in place. */
+static void rotate_head(float *head, const float *cosines, const float *sines, int64_t width) {
+    int64_t half = width / 2;
+    for (int64_t i = 0; i < half; i++) {
+        float low = head[i], high = head[i + half];
+        head[i] = low * cosines[i] + high * sines[i];
+        head[i + half] = high * cosines[i + half] + low * sines[i + half];
+    }
+}
+
+/* Scores (n,) to unnormalised softmax weights in place, zeros behind them; returns their sum.
+ * `slope` is a penalty a position of distance from the last score. */
+static float exponentials(float *scores, int64_t n, float scale, float slope) {
+    float largest = -INFINITY;
+    for (int64_t i = 0; i < n; i++) {
+        scores[i] = (scores[i] * scale - slope * (float)(n - 1 - i)) * LOG2_E;
+        largest = scores[i] > largest ? scores[i] : largest;
+    }
+    int64_t end = round_up(n, LANES);
+    for (int64_t i = n; i < end; i++) scores[i] = -INFINITY;
+    vf total = vector_splat(0.0f);
+    for (int64_t i = 0; i < end; i += LANES) {
+        vf weight = vector_exp2(vector_load(scores + i) - vector_splat(largest));
+        vector_store(scores + i, weight);
+        total += weight;
+    }
+    return sum_lanes(total);
+}
+
+/* out[d] = sum over n of weights[n] values[n, d] / total: `vectors` vectors from column d on. */
+INLINE void mix_columns(const int vectors, const float *weights, int64_t n, float total,
+                        const float *values, int64_t width, int64_t d, float *out) {
+    vf sums[4];
+    UNROLL for (int j = 0; j < vectors; j++) sums[j] = vector_splat(0.0f);
+    for (int64_t i = 0; i < n; i++)
+        UNROLL for (int j = 0; j < vectors; j++)
+            sums[j] += weights[i] * load_any(values + i * width + d + j * LANES);
+    UNROLL for (int j = 0; j < vectors; j++) {
+        sums[j] /= total;
+        memcpy(out + d + j * LANES, &sums[j], sizeof(vf));
+    }
+}
+
+static void mix(const float *weights, int64_t n, float total, const float *values, int64_t width,
+                float *out) {
+    int64_t d = 0;
+    for (; d + 4 * LANES <= width; d += 4 * LANES)
+        mix_columns(4, weights, n, total, values, width, d, out);
+    for (; d + LANES <= width; d += LANES)
+        mix_columns(1, weights, n, total, values, width, d, out);
+    for (; d < width; d++) {
+        float sum = 0;
+        for (int64_t i = 0; i < n; i++) sum += weights[i] * values[i * width + d];
+        out[d] = sum / total;
+    }
+}
+
+/* 1 / (1 + e^-x). Selecting keeps a NaN, which a maximum would lose. */
+INLINE vf sigmoid(vf x) {
+    vf exponent = x * -LOG2_E;
+    exponent = vector_select(exponent > 126.0f, vector_splat(126.0f), exponent);
+    return 1.0f / (1.0f + vector_exp2(exponent));
+}
+
+/* up (and, for SwiGLU, gate) to hidden, in place of up. */
+INLINE vf activate(int activation, vf up, vf gate) {
+    if (activation == ACTIVATION_SWIGLU) return gate * sigmoid(gate) * up;
+    if (activation == ACTIVATION_RELU2) {
+        vf positive = vector_select(up < 0.0f, vector_splat(0.0f), up);
+        return positive * positive;
+    }
+    /* 0.5 (1 + tanh(u)) = sigmoid(2 u), with u = sqrt(2 / pi) (x + 0.044715 x^3). */
+    return up * sigmoid(1.5957691216057308f * (up + 0.044715f * up * up * up));
+}

@@ -1,0 +1,195 @@
+"""The compiled decode step against its plain twin, the model with a cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from infinito.config.schema import ModelConfig, TokenizerConfig
+from infinito.data.tokenizer import train_tokenizer
+from infinito.generate import context
+from infinito.generate.engine import generate
+from infinito.generate.options import SamplingConfig
+from infinito.model import decode
+from infinito.model.cache import KeyValueCache
+from infinito.model.transformer import Transformer
+
+missing = decode.why_missing()
+pytestmark = pytest.mark.skipif(missing is not None, reason=str(missing))
+
+POSITIONS = 40
+PROMPT = 5
+SHAPES: dict[str, dict[str, Any]] = {
+    "plain": {"d_model": 64},
+    "odd": {"d_model": 30, "n_heads": 3, "d_ff": 37},
+    "grouped": {"d_model": 64, "n_kv_heads": 2, "activation": "swiglu", "d_ff": 44},
+    "one key head": {"d_model": 64, "n_kv_heads": 1, "activation": "gelu", "qk_norm": False},
+    "untied": {"d_model": 48, "tie_embeddings": False, "dropout": 0.3, "word_dropout": 0.1},
+    "wide heads": {"d_model": 272, "n_heads": 2, "n_layers": 1},
+    "learned": {"d_model": 44, "position": "learned"},
+    "alibi": {"d_model": 44, "position": "alibi", "n_kv_heads": 2, "activation": "gelu"},
+}
+
+
+def build(vocab_size: int = 300, **options: Any) -> Transformer:
+    """A model whose logits are definite and whose gains are not all 1."""
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(**{"n_layers": 2, **options}), vocab_size, POSITIONS).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn(parameter.shape), alpha=0.3)
+            else:
+                parameter.mul_(2)
+    return model
+
+
+def prompted(model: Transformer, tokens: Tensor) -> KeyValueCache:
+    cache = KeyValueCache(model, len(tokens), POSITIONS)
+    model.hidden(tokens[:, :PROMPT], cache)
+    return cache
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients() -> Any:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.mark.parametrize("isa", decode.available_isas() if missing is None else [])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", SHAPES)
+def test_equals_the_model_up_to_the_last_position(name: str, batch: int, isa: str) -> None:
+    model = build(**SHAPES[name])
+    tokens = torch.randint(0, 300, (batch, POSITIONS))
+    plain, ours = prompted(model, tokens), prompted(model, tokens)
+    step = decode.DecodeStep(model, ours, isa)
+    for column in tokens[:, PROMPT:].unbind(1):
+        expected = model(column[:, None], plain)[:, -1]
+        torch.testing.assert_close(step(column.tolist()), expected, atol=1e-4, rtol=1e-5)
+    assert expected.std() > 0.05, "constant logits would prove nothing"
+    assert ours.length == plain.length == POSITIONS
+    torch.testing.assert_close(ours.keys, plain.keys, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(ours.values, plain.values, atol=1e-4, rtol=1e-5)
+
+
+def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads() -> None:
+    model = build(**SHAPES["grouped"])
+    tokens = torch.randint(0, 300, (7, 12))
+    expected = decoded(model, tokens)
+    threads = torch.get_num_threads()
+    try:
+        for rows, count in ((7, 3), (2, 2), (1, 1)):
+            torch.set_num_threads(count)
+            assert torch.equal(decoded(model, tokens[:rows]), expected[:rows])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def decoded(model: Transformer, tokens: Tensor) -> Tensor:
+    """Logits of every token, read one at a time, by a step and a cache of their own."""
+    step = decode.DecodeStep(model, KeyValueCache(model, len(tokens), tokens.shape[1]))
+    return torch.stack([step(column.tolist()) for column in tokens.unbind(1)], 1)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_steps_of_several_threads_do_not_meet(two_threads: None) -> None:
+    model = build(**SHAPES["plain"])
+    tokens = torch.randint(0, 300, (4, 1, POSITIONS))
+    expected = [decoded(model, row) for row in tokens]
+    with ThreadPoolExecutor(4) as pool:  # inference mode is a matter of each thread
+        found = list(pool.map(torch.inference_mode()(decoded), [model] * 4, tokens))
+    for ours, alone in zip(found, expected, strict=True):
+        assert torch.equal(ours, alone)
+
+
+def test_a_forked_process_decodes_too(two_threads: None) -> None:
+    model = build(**SHAPES["plain"])
+    tokens = torch.randint(0, 300, (1, POSITIONS))
+    expected = decoded(model, tokens)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(decoded(model, tokens), expected) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_logits_stay_as_they_were_at_the_next_step() -> None:
+    model = build(**SHAPES["plain"])
+    step = decode.DecodeStep(model, KeyValueCache(model, 1, POSITIONS))
+    first = step([1])
+    before = first.clone()
+    step([2])
+    assert torch.equal(first, before)
+
+
+@pytest.mark.parametrize("activation", ["relu2", "gelu", "swiglu"])
+@pytest.mark.parametrize("place", ["embedding.weight", "blocks.0.feed_forward.up.weight"])
+def test_a_weight_that_is_no_number_reaches_the_logits(activation: str, place: str) -> None:
+    model = build(d_model=32, activation=activation)
+    model.get_parameter(place)[7] = torch.nan
+    step = decode.DecodeStep(model, KeyValueCache(model, 1, POSITIONS))
+    assert step([7]).isnan().any()
+
+
+def test_a_token_outside_the_vocabulary_is_refused_and_a_full_cache_too() -> None:
+    model = build(d_model=32)
+    cache = KeyValueCache(model, 1, 2)
+    step = decode.DecodeStep(model, cache)
+    for token in (-1, 300):
+        with pytest.raises(IndexError, match="vocabulary"):
+            step([token])
+    assert cache.length == 0
+    step([0])
+    step([299])
+    with pytest.raises(AssertionError, match="no room"):
+        step([0])
+
+
+def test_what_it_does_not_know_it_does_not_support() -> None:
+    assert decode.supports(build(d_model=32))
+    assert not decode.supports(build(d_model=32).train())
+    assert not decode.supports(build(d_model=32).double())
+    stranger = build(d_model=32)
+    stranger.blocks[1].attention.register_parameter("extra", torch.nn.Parameter(torch.ones(1)))
+    assert not decode.supports(stranger)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not decode.supports(build(d_model=32))
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_engine_writes_the_same_with_and_without_it(
+    samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = train_tokenizer(TokenizerConfig(kind="byte"), [])
+    tokenizer.per_line_eos = True  # then no id ends a sample, and lengths are certain
+    model = build(257, **SHAPES["plain"])
+    calls = []
+    original = decode.DecodeStep.__call__
+
+    def counted(self: decode.DecodeStep, tokens: list[int]) -> Tensor:
+        calls.append(tokens)
+        return original(self, tokens)
+
+    monkeypatch.setattr(decode.DecodeStep, "__call__", counted)
+    config = SamplingConfig(max_new_tokens=64, temperature=0, num_samples=samples)
+    fast = generate(model, tokenizer, [1, 2, 3], config)
+    # All but the prompt, and the half that is encoded again when the context is full.
+    assert len(calls) >= 60
+    assert len(calls[-1]) == samples
+    monkeypatch.setattr(context, "supports", lambda model: False)
+    assert generate(model, tokenizer, [1, 2, 3], config) == fast
+    assert len(fast) == samples
+    assert len(set(fast[0].ids)) > 8, "a constant text would prove nothing"
