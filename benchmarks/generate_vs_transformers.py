@@ -13,8 +13,9 @@ import json
 from typing import Any
 
 import torch
-from measure import HEADS, LAYERS, VOCABULARY, WIDTH, interleaved_medians, read_bandwidth, seconds
+from measure import HEADS, LAYERS, VOCABULARY, WIDTH, interleaved_medians, seconds
 
+from infinito.bench.machine import read_bandwidth
 from infinito.config.schema import ModelConfig
 from infinito.generate.context import Context
 from infinito.model.transformer import Transformer
@@ -65,7 +66,7 @@ def compare(tokens: int, rounds: int) -> dict[str, float]:
     first = seconds(lambda: our_decoding(model, prompt.tolist(), 1))
     times = interleaved_medians({"ours": ours, "theirs": theirs}, rounds)
     weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    bandwidth = read_bandwidth()
+    bandwidth = read_bandwidth(torch.device("cpu"))
     floor = weight_bytes / bandwidth
     return {
         "tokens_per_second": tokens / times["ours"],

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import HEADS, LAYERS, VOCABULARY, WIDTH, interleaved_medians, matmul_rate
+from measure import HEADS, LAYERS, VOCABULARY, WIDTH, interleaved_medians
 
+from infinito.bench.machine import matmul_rate
 from infinito.config.schema import ModelConfig, TrainingConfig
 from infinito.model.count import count_flops
 from infinito.model.transformer import Transformer
@@ -72,7 +73,10 @@ def compare(precision: str, dropout: float, rounds: int) -> dict[str, float]:
     tokens = BATCH * SEQUENCE
     flops = count_flops(our_model.config, VOCABULARY, BATCH, SEQUENCE).training
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    rates = {f"matmul_{'x'.join(map(str, shape))}": matmul_rate(*shape, dtype) for shape in SHAPES}
+    cpu = torch.device("cpu")
+    rates = {
+        f"matmul_{'x'.join(map(str, shape))}": matmul_rate(*shape, dtype, cpu) for shape in SHAPES
+    }
     return {
         "parameters": sum(p.numel() for p in our_model.parameters()),
         "their_parameters": sum(p.numel() for p in their_model.parameters()),

@@ -38,10 +38,15 @@ def matmul_rate(
 
 
 def read_bandwidth(device: torch.device, n_bytes: int = 1 << 28) -> float:
-    """Bytes/s at which a matrix much larger than the caches is read by a matrix-vector product.
+    """Bytes/s at which all threads together read numbers, far more than the caches hold.
 
-    That is the work of decoding one token, so its rate is the floor's rate.
+    The best of the repetitions: it serves as a floor.
     """
-    matrix = torch.zeros(n_bytes // 4 // 4096, 4096, device=device)
-    vector = torch.zeros(4096, device=device)
-    return matrix.numel() * 4 / median_seconds(lambda: matrix @ vector, device)
+    numbers = torch.ones(n_bytes // 4, device=device)
+    times = []
+    for _ in range(9):
+        start = time.perf_counter()
+        numbers.sum()
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return n_bytes / min(times)

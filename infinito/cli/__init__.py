@@ -1,0 +1,1 @@
+"""One small file a command: arguments, config, one call, print."""

@@ -51,14 +51,50 @@ def generate(
     _show(bench_generation(checked, vocab_size, new_tokens, rounds), as_json)
 
 
+@app.command()
+def attention(
+    lengths: Annotated[
+        list[int] | None,
+        typer.Option("--length", min=2, help="Sequence length; repeat for several."),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Sequences.")] = 4,
+    heads: Annotated[int, typer.Option("--heads", min=1, help="Heads.")] = 4,
+    head_width: Annotated[int, typer.Option("--head-width", min=1, help="Numbers a head.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Time distance attention against torch's fused one.
+
+    float32, causal, forward and backward, on the CPU; ratios within one run. Lengths: 256, 1024
+    and 4096 unless told otherwise. The floor is this processor's own max + fma rate.
+    """
+    from infinito.bench.attention import bench_attention
+    from infinito.cli.output import print_json, table
+
+    result = bench_attention(
+        tuple(lengths or (256, 1024, 4096)), batch=batch, heads=heads, width=head_width
+    )
+    if as_json:
+        print_json(result)
+        return
+    names = ("queries", "kind", "forward_ms", "forward_ratio", "forward_of_floor",
+             "forward_backward_ms", "forward_backward_ratio", "forward_backward_of_floor",
+             "peak_ratio")  # fmt: skip
+    headers = ("T", "kind", "fwd ms", "/ sdpa", "of floor", "fwd+bwd ms", "/ sdpa", "of floor",
+               "memory / sdpa")  # fmt: skip
+    table(headers, [[_cell(row.get(name)) for name in names] for row in result["rows"]])
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _show(result: dict[str, Any], as_json: bool) -> None:
     from infinito.cli.output import print_json, table
 
     if as_json:
         print_json(result)
         return
-    rows = [
-        [name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value)]
-        for name, value in result.items()
-    ]
+    rows = [[name.replace("_", " "), _cell(value)] for name, value in result.items()]
     table(["figure", "value"], rows)

@@ -180,8 +180,8 @@ class ModelConfig(Section):
             )
         if self.position == "rope" and self.attention.kind == "l1":
             raise ValueError(
-                "position rope cannot go with attention kind l1: the L1 distance changes when both "
-                "sides are rotated, so scores would depend on absolute position; use alibi or learned"
+                "position rope cannot go with attention kind l1: rotating both sides changes an "
+                "L1 distance, so scores would depend on absolute position; use alibi or learned"
             )
         if self.resolved_position == "rope" and self.d_head % 2:
             raise ValueError(f"rope needs an even head width, and d_model/n_heads is {self.d_head}")

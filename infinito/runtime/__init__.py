@@ -1,0 +1,1 @@
+"""Device, precision, random streams, signals, memory: each choice with its reason."""

@@ -19,14 +19,15 @@ from tests.support import tiny_settings, write_text
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
 
 
-def infinito(
-    *arguments: object, cwd: Path, timeout: float = 120
-) -> subprocess.CompletedProcess[str]:
+Result = subprocess.CompletedProcess[str]
+
+
+def infinito(*arguments: object, cwd: Path) -> Result:
     """Run the program as its own process."""
     command = [sys.executable, "-m", "infinito", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=cwd, env=ENVIRONMENT, text=True, capture_output=True, timeout=timeout, check=False
-    )  # fmt: skip
+        command, cwd=cwd, env=ENVIRONMENT, text=True, capture_output=True, timeout=120, check=False
+    )
 
 
 def write_config(tmp_path: Path, **changes: object) -> Path:
@@ -35,7 +36,7 @@ def write_config(tmp_path: Path, **changes: object) -> Path:
     return path
 
 
-def clean(result: subprocess.CompletedProcess[str], code: int) -> str:
+def clean(result: Result, code: int) -> str:
     """An expected failure: its exit code, a short message, no traceback. Returns stderr."""
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
@@ -179,12 +180,9 @@ def test_bad_starts_leave_nothing_behind(tmp_path: Path) -> None:
     assert "model.n_layers" in clean(
         infinito("train", "--config", config, "--set", "model.n_layer=3", cwd=tmp_path), 2
     )
-    missing = infinito("train", "--config", config, "--set", "data.train_file=no.txt", cwd=tmp_path)
-    assert "no.txt" in clean(missing, 3)
-    long = infinito(
-        "train", "--config", config, "--set", "data.sequence_length=60000", cwd=tmp_path
-    )
-    clean(long, 3)
+    setting = ["train", "--config", config, "--set"]
+    assert "no.txt" in clean(infinito(*setting, "data.train_file=no.txt", cwd=tmp_path), 3)
+    clean(infinito(*setting, "data.sequence_length=60000", cwd=tmp_path), 3)
     clean(infinito("resume", "nothing.pt", cwd=tmp_path), 4)
     below = tmp_path / "file"
     below.write_text("x")
@@ -232,7 +230,8 @@ def test_two_runs_in_one_directory_are_refused(tmp_path: Path) -> None:
 def test_early_stopping_ends_at_the_same_evaluation_after_a_resume(tmp_path: Path) -> None:
     """R-08: a learning rate that ruins the model makes every later evaluation a bad one."""
     changes = {
-        "training__max_steps": 60, "training__eval_every": 2, "training__early_stopping_patience": 3,
+        "training__max_steps": 60, "training__eval_every": 2,
+        "training__early_stopping_patience": 3,
         "training__learning_rate": 3.0, "training__warmup_steps": 8, "training__keep_last": 50,
         "training__save_every": 2,
     }  # fmt: skip

@@ -71,7 +71,13 @@ def test_any_stops_end_with_the_same_file(tmp_path: Path, stops: list[int]) -> N
 
 
 @pytest.mark.parametrize(
-    "changes", [{"training__optimizer": "adamw"}, {"training__precision": "bfloat16"}]
+    "changes",
+    [
+        {"training__optimizer": "adamw"},
+        {"training__precision": "bfloat16"},
+        {"model__attention__kind": "l1"},
+        {"model__attention__kind": "cosine", "training__activation_checkpointing": True},
+    ],
 )
 def test_other_settings_resume_exactly_too(tmp_path: Path, changes: dict[str, object]) -> None:
     whole = advance(build(tmp_path, **changes), 9)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from infinito.config.schema import ModelConfig
+from infinito.config.schema import AttentionConfig, ModelConfig
 from infinito.model.cache import KeyValueCache
 from infinito.model.transformer import Transformer
 
@@ -15,6 +15,11 @@ SHAPES: list[dict[str, object]] = [
     {"position": "alibi"},
     {"position": "learned", "n_kv_heads": 2, "activation": "swiglu"},
     {"activation": "gelu", "tie_embeddings": False, "qk_norm": False, "n_kv_heads": 1},
+    {"attention": AttentionConfig(kind="l1")},
+    {"attention": AttentionConfig(kind="l2", lambda_init=0.5), "n_kv_heads": 2},
+    {"attention": AttentionConfig(kind="l2sq", learnable_lambda=False)},
+    {"attention": AttentionConfig(kind="cosine", backend="chunked"), "position": "learned"},
+    {"attention": AttentionConfig(kind="dot", learnable_lambda=True)},
 ]
 
 
@@ -104,3 +109,47 @@ def test_bfloat16_autocast_stays_near_float32() -> None:
         rough = model.loss(tokens, targets)
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough, exact, rtol=5e-3, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2", "l2sq", "cosine"])
+def test_lambda_is_positive_trained_and_one_a_head(kind: str) -> None:
+    model = build(attention=AttentionConfig(kind=kind, lambda_init=0.7))  # type: ignore[arg-type]
+    attention = model.blocks[1].attention
+    assert attention.log_lambda.shape == (4,)
+    torch.testing.assert_close(attention.lam.detach(), torch.full((4,), 0.7))
+    tokens, targets = torch.randint(0, 300, (2, 3, 32)).unbind()
+    model.loss(tokens, targets).backward()
+    assert attention.log_lambda.grad.abs().min() > 0
+
+
+def test_a_fixed_lambda_changes_the_logits_and_is_no_parameter() -> None:
+    def logits(value: float) -> torch.Tensor:
+        options = AttentionConfig(kind="l2", learnable_lambda=False, lambda_init=value)
+        model = build(attention=options)
+        assert not any("lambda" in name for name, _ in model.named_parameters())
+        result: torch.Tensor = model(torch.arange(32)[None])
+        return result
+
+    assert not torch.allclose(logits(1.0), logits(3.0))
+
+
+def test_l1_takes_alibi_and_refuses_rotation() -> None:
+    options = AttentionConfig(kind="l1")
+    assert ModelConfig(attention=options).resolved_position == "alibi"
+    with pytest.raises(ValueError, match="rope cannot go with attention kind l1"):
+        ModelConfig(attention=options, position="rope")
+
+
+@pytest.mark.parametrize("kind", ["dot", "l1", "l2sq"])
+def test_attention_dropout_follows_the_seed(kind: str) -> None:
+    model = build(attention=AttentionConfig(kind=kind), attention_dropout=0.5).train()  # type: ignore[arg-type]
+    tokens = torch.arange(32)[None]
+
+    def logits(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        result: torch.Tensor = model(tokens)
+        return result
+
+    assert torch.equal(logits(1), logits(1))
+    assert not torch.equal(logits(1), logits(2))
+    assert torch.equal(model.eval()(tokens), model(tokens))

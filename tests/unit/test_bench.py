@@ -1,0 +1,55 @@
+"""The benches measure what they say; how fast is for their reader to judge."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from infinito.bench.generation import bench_generation, made_up_tokenizer
+from infinito.bench.machine import matmul_rate, median_seconds, read_bandwidth
+from infinito.bench.training import bench_training
+from infinito.cli.main import main
+from infinito.config.load import load_config
+from infinito.model.count import count_parameters
+
+SMALL = ["model.d_model=32", "model.n_layers=1", "model.n_heads=2", "data.sequence_length=16"]
+
+
+def test_training_bench_counts_its_own_model() -> None:
+    config = load_config(None, [*SMALL, "training.batch_size=2"])
+    result = bench_training(config, vocab_size=300, rounds=1)
+    assert result["parameters"] == count_parameters(config.model, 300, 16).total
+    assert result["tokens_per_step"] == 32
+    assert result["tokens_per_second"] == pytest.approx(32 / result["seconds_per_step"])
+    assert result["share_of_floor"] == pytest.approx(
+        result["floor_seconds"] / result["seconds_per_step"]
+    )
+
+
+def test_generation_bench_reads_every_weight_once_a_token() -> None:
+    result = bench_generation(load_config(None, SMALL), vocab_size=300, tokens=4, rounds=1)
+    config = load_config(None, SMALL)
+    assert result["weight_bytes"] == 4 * count_parameters(config.model, 300, 16).total
+    assert result["tokens_per_second"] == pytest.approx(1e3 / result["milliseconds_per_token"])
+
+
+def test_made_up_tokenizer_has_the_size_asked_for() -> None:
+    assert made_up_tokenizer(300).vocab_size == 300
+
+
+def test_rates_are_those_of_the_work_done() -> None:
+    device = torch.device("cpu")
+    assert matmul_rate(64, 64, 64, torch.float32, device) > 1e6
+    assert 1e8 < read_bandwidth(device, n_bytes=1 << 24) < 1e13
+    calls: list[int] = []
+    assert median_seconds(lambda: calls.append(1), device, rounds=3) >= 0
+    assert len(calls) == 5
+
+
+def test_the_command_prints_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    assert main(["bench", "train", *settings, "--rounds", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["precision"] == "float32"
+    assert main(["bench", "train", "--rounds", "0"]) == 2
