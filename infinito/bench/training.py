@@ -12,8 +12,8 @@ from infinito.model.count import count_flops, count_parameters
 from infinito.model.memory import count_memory
 from infinito.model.transformer import Transformer
 from infinito.optim.optimizers import Optimizers
+from infinito.runtime.memory import peak_memory_mb
 from infinito.train.automatic import resolve_automatic
-from infinito.train.recorder import peak_memory_mb
 from infinito.train.step import training_step
 
 
@@ -52,7 +52,7 @@ def bench_training(config: Config, vocab_size: int, rounds: int) -> dict[str, An
         "tokens_per_second": tokens / seconds,
         "floor_seconds": floor,
         "share_of_floor": floor / seconds,
-        "peak_memory_mb": peak_memory_mb(device),
+        "peak_memory_mb": peak_memory_mb(config.device),
         "counted_memory_mb": counted.total / 1e6,
     }
 

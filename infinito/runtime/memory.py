@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,16 @@ def available_bytes(device: str) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0])
     known = [limit for limit in (_free_host_bytes(), _address_space_left()) if limit is not None]
     return min(known, default=None)
+
+
+def peak_memory_mb(device: str) -> float:
+    """Peak memory of ``device`` so far, of the process on a CPU, in MB (10^6 bytes)."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 @contextmanager

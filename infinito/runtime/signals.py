@@ -56,8 +56,10 @@ class StopRequest:
             _restore_terminal()
             os._exit(128 + number)
         self.signal_number = number
-        notice = f"\n{name}: stopping after this step and its checkpoint (again: exit at once)\n"
-        _write_stderr(notice.encode())
+        notice = f"{name}: stopping after this step and its checkpoint (again: exit at once)"
+        # A line end would shift a live panel, which is drawn over itself; there the notice stands
+        # behind the panel until that is drawn again.
+        _write_stderr((f"  {notice}" if _on_terminal() else f"\n{notice}\n").encode())
 
 
 def _write_stderr(text: bytes) -> None:
@@ -66,6 +68,10 @@ def _write_stderr(text: bytes) -> None:
         os.write(2, text)
 
 
+def _on_terminal() -> bool:
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
 def _restore_terminal() -> None:
-    if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty():
+    if _on_terminal():
         _write_stderr(_SHOW_CURSOR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from infinito.checkpoint.store import RunDirectory
 from infinito.errors import Interrupted
+from infinito.runtime.paths import shown
 from infinito.runtime.signals import StopRequest
 from infinito.train.recorder import Recorder
 from infinito.train.trainer import Trainer
@@ -24,8 +25,7 @@ def run(trainer: Trainer, directory: RunDirectory, recorder: Recorder, stop: Sto
     """
     training, progress = trainer.config.training, trainer.progress
     while not trainer.finished:
-        with recorder.timing():
-            trainer.train_step()
+        trainer.train_step()
         at_end = progress.step >= trainer.total_steps
         evaluation = None
         if at_end or due(progress.step, training.eval_every):
@@ -42,6 +42,6 @@ def interruption(trainer: Trainer, directory: RunDirectory, stop: StopRequest) -
     """The message that names the step and the exact resume command."""
     return Interrupted(
         f"stopped at step {trainer.progress.step} of {trainer.total_steps}; everything is saved",
-        f"infinito resume {directory.path}",
+        f"infinito resume {shown(directory.path)}",
         stop.signal_number,
     )

@@ -14,6 +14,7 @@ from infinito.config.load import config_from_plain, override_config
 from infinito.config.schema import Config
 from infinito.errors import CheckpointError
 from infinito.optim.schedule import learning_rate_factor
+from infinito.runtime.paths import shown
 from infinito.train.overrides import Change, changes, touches_schedule
 from infinito.train.session import abandoned_on_failure, carry_out, rehearse
 from infinito.train.trainer import Trainer
@@ -43,7 +44,7 @@ def resume(request: Resumption, *, dry_run: bool, announce: Announce) -> None:
     config = override_config(stored, request.settings, request.flags, request.config_file)
     made = changes(stored, config)
     trainer = Trainer.from_content(content, config, request.allow_data_change, announce)
-    announce(f"resuming {path} at step {trainer.progress.step} of {trainer.total_steps}")
+    announce(f"resuming {shown(path)} at step {trainer.progress.step} of {trainer.total_steps}")
     announce_changes(made, stored, trainer, announce)
     if trainer.finished:
         announce(f"nothing to do: already at step {trainer.progress.step} of {trainer.total_steps}")
@@ -81,7 +82,8 @@ def _continue_elsewhere(trainer: Trainer, path: Path, home: Path, announce: Anno
     with abandoned_on_failure(directory):
         directory.adopt(path, home)
         announce(
-            f"the run goes on in {target}, with its history up to step {trainer.progress.step}"
+            f"the run goes on in {shown(target)}, with its history up to step "
+            f"{trainer.progress.step}"
         )
         carry_out(trainer, directory, announce)
 

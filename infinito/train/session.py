@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from infinito.config.schema import Config
 from infinito.data.prepare import prepare
 from infinito.errors import DivergedError
 from infinito.runtime.memory import memory_errors_explained
+from infinito.runtime.paths import shown
 from infinito.runtime.signals import StopRequest
 from infinito.telemetry.console import console_sink
 from infinito.telemetry.sinks import JsonLines, Sink, TensorBoard
@@ -47,10 +49,12 @@ def rehearse(trainer: Trainer, announce: Announce) -> None:
     for line in plan_lines(trainer):
         announce(line)
     require_memory(trainer)
-    recorder = Recorder(trainer, sinks=())
-    with _explained(trainer), recorder.timing():
+    with _explained(trainer):
         trainer.probe()
-    seconds = recorder.seconds_per_step * trainer.config.training.gradient_accumulation_steps
+        start = time.monotonic()
+        trainer.probe()
+    seconds = time.monotonic() - start
+    seconds *= trainer.config.training.gradient_accumulation_steps
     steps = trainer.total_steps - trainer.progress.step
     announce(
         f"time:       about {seconds * steps / 60:.1f} min at {seconds:.2f} s a step (tried once)"
@@ -68,7 +72,7 @@ def carry_out(trainer: Trainer, directory: RunDirectory, announce: Announce) -> 
     """
     for line in plan_lines(trainer):
         announce(line)
-    announce(f"run:        {directory.path}")
+    announce(f"run:        {shown(directory.path)}")
     require_memory(trainer)
     directory.require_space(checkpoint_bytes(trainer) * (trainer.config.training.keep_last + 1))
     with _explained(trainer):
@@ -79,7 +83,7 @@ def carry_out(trainer: Trainer, directory: RunDirectory, announce: Announce) -> 
         recorder = Recorder(trainer, sinks, _seconds_before(directory))
         with _explained(trainer), _naming_the_last_good(directory):
             run(trainer, directory, recorder, stop)
-    for line in summary_lines(trainer, recorder, directory):
+    for line in summary_lines(trainer, directory):
         announce(line)
 
 
@@ -130,7 +134,9 @@ def _naming_the_last_good(directory: RunDirectory) -> Iterator[None]:
         yield
     except DivergedError as error:
         good = directory.newest_verified()
-        place = f"the last good checkpoint is {good}" if good else "no checkpoint was saved yet"
+        place = (
+            f"the last good checkpoint is {shown(good)}" if good else "no checkpoint was saved yet"
+        )
         raise DivergedError(f"{error.message}; {place}", error.remedy) from error
 
 

@@ -6,6 +6,7 @@ This is the Python API beneath ``infinito train``. :mod:`infinito.train.loop` dr
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from infinito.config.schema import Config
 from infinito.data.order import SequenceOrder
 from infinito.data.prepare import Dataset, prepare
 from infinito.data.tokenizer import Tokenizer
-from infinito.errors import DataError, DivergedError
+from infinito.errors import CheckpointError, DataError, DivergedError
 from infinito.evaluate.causality import check_causality
 from infinito.evaluate.perplexity import Score, score
 from infinito.model.transformer import Transformer
@@ -35,6 +36,7 @@ from infinito.runtime.random import random_state, seed_everything, set_random_st
 from infinito.train.automatic import attention_reason, resolve_automatic
 from infinito.train.compilation import compile_blocks
 from infinito.train.progress import Progress
+from infinito.train.speed import Speed
 from infinito.train.step import StepResult, accumulate_gradients, training_step
 
 Announce = Callable[[str], None]
@@ -78,6 +80,7 @@ class Trainer:
             self.dataset.splits["train"], self.config.data.sequence_length, self.config.seed
         )
         self.progress = Progress()
+        self.speed = Speed()
         self.last_learning_rate = 0.0
         if training.fusion == "aggressive":
             compile_blocks(self.model, self._probe, announce)
@@ -87,6 +90,7 @@ class Trainer:
     def train_step(self) -> StepResult:
         """Take the next step of the run."""
         training, progress = self.config.training, self.progress
+        start = time.monotonic()
         self.model.train()
         self.last_learning_rate = self.learning_rate
         self.optimizers.set_learning_rate(self.learning_rate_factor)
@@ -101,6 +105,7 @@ class Trainer:
         progress.add(result, training.sequences_per_step)
         if self.average is not None:
             self.average.update(self.model, progress.step)
+        self.speed.add(time.monotonic() - start, result.targets)
         return result
 
     def validate(self) -> Evaluation | None:
@@ -201,7 +206,21 @@ class Trainer:
         }
 
     def load_state(self, content: dict[str, Any]) -> None:
-        """Continue from ``content``; the random streams come last, when all else is built."""
+        """Continue from ``content``; the random streams come last, when all else is built.
+
+        Raises:
+            CheckpointError: Something in it does not fit this run, or makes no sense.
+        """
+        try:
+            self._load_state(content)
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+            # The file verified, so whoever wrote it wrote this: a stranger's content, not damage.
+            raise CheckpointError(
+                f"the checkpoint's state makes no sense ({type(error).__name__}: {error})",
+                "use another checkpoint of the run (`infinito runs` lists them)",
+            ) from error
+
+    def _load_state(self, content: dict[str, Any]) -> None:
         load_weights(self.model, content["model"])
         self.optimizers.load_state(content["optimizers"])
         self.progress = Progress.from_plain(content)

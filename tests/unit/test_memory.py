@@ -1,0 +1,77 @@
+"""Memory: the loss never holds all logits, and a run that cannot fit is refused in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from infinito.config.load import config_from_plain
+from infinito.config.schema import ModelConfig, TrainingConfig
+from infinito.errors import ResourceError
+from infinito.model.loss import CHUNK_ELEMENTS, summed_cross_entropy
+from infinito.model.memory import count_memory
+from infinito.runtime.memory import available_bytes, memory_errors_explained
+from infinito.train import plan
+from infinito.train.trainer import Trainer
+from tests.support import tiny_settings
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the largest number of elements that any operation returned."""
+
+    largest = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+        self.largest = max([self.largest, *sizes])
+        return result
+
+
+def test_the_loss_of_a_large_vocabulary_never_holds_all_logits() -> None:
+    vocabulary, rows, width = 33_278, 512, 8
+    hidden = torch.randn(rows, width, requires_grad=True)
+    weight = torch.randn(vocabulary, width, requires_grad=True)
+    with LargestTensor() as watched:
+        summed_cross_entropy(hidden, weight, torch.randint(vocabulary, (rows,))).backward()
+    assert rows * vocabulary > 5 * CHUNK_ELEMENTS
+    assert watched.largest <= max(CHUNK_ELEMENTS, 64 * vocabulary)
+
+
+def test_counted_memory_follows_its_causes() -> None:
+    model, training = ModelConfig(), TrainingConfig(precision="float32")
+    base = count_memory(model, training, 8192, 256)
+    bigger = training.model_copy(update={"batch_size": 32})
+    assert count_memory(model, bigger, 8192, 256).activations == 2 * base.activations
+    recomputed = training.model_copy(update={"activation_checkpointing": True})
+    assert count_memory(model, recomputed, 8192, 256).activations < base.activations / 2
+    averaged = training.model_copy(update={"ema_decay": 0.9})
+    assert count_memory(model, averaged, 8192, 256).average == base.weights
+
+
+def test_a_step_that_cannot_fit_is_refused_with_a_batch_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = tiny_settings(tmp_path, training__batch_size=64)
+    trainer = Trainer(config_from_plain(plain, "test"))
+    plan.require_memory(trainer)
+    needed = plan.memory(trainer).beyond_weights
+    monkeypatch.setattr(plan, "available_bytes", lambda _: needed // 2)
+    with pytest.raises(ResourceError) as caught:
+        plan.require_memory(trainer)
+    assert "--batch-size 16" in caught.value.remedy
+
+
+def test_failed_allocations_are_explained_and_other_errors_are_not() -> None:
+    with pytest.raises(ResourceError, match="batch 8"), memory_errors_explained("batch 8", "less"):
+        torch.empty(1 << 62, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="shape"), memory_errors_explained("batch 8", "less"):
+        raise RuntimeError("shape mismatch")
+    assert (available_bytes("cpu") or 1) > 0
