@@ -56,13 +56,13 @@ class PlainConsole:
 class LiveConsole:
     """A panel that is redrawn in place: progress, losses, speed, memory, and a curve."""
 
-    def __init__(self, title: str, total_steps: int) -> None:
+    def __init__(self, title: str, total_steps: int, known: Record | None = None) -> None:
         from rich.console import Console
         from rich.live import Live
 
         self.title = title
         self.total_steps = total_steps
-        self.latest: dict[str, Any] = {}
+        self.latest: dict[str, Any] = dict(known or {})
         self.losses: deque[float] = deque(maxlen=48)
         self.live = Live(console=Console(stderr=True), auto_refresh=False)
         self.live.start()
@@ -134,11 +134,14 @@ def sparkline(values: list[float]) -> str:
     return "".join(_BARS[round((v - low) / span * (len(_BARS) - 1))] for v in values)
 
 
-def console_sink(title: str, total_steps: int) -> Sink:
-    """The live panel if stderr is a terminal that can show it, else plain lines."""
+def console_sink(title: str, total_steps: int, known: Record | None = None) -> Sink:
+    """The live panel if stderr is a terminal that can show it, else plain lines.
+
+    ``known`` is what the panel shows before its first record: the evaluation of a resumed run.
+    """
     from rich.console import Console
 
     console = Console(stderr=True)
     if console.is_terminal and not console.is_dumb_terminal:
-        return LiveConsole(title, total_steps)
+        return LiveConsole(title, total_steps, known)
     return PlainConsole(total_steps)

@@ -111,7 +111,8 @@ def _sinks(trainer: Trainer, directory: RunDirectory) -> Iterator[list[Sink]]:
     sinks: list[Sink] = [JsonLines(directory.path / METRICS_FILE)]
     if trainer.config.training.tensorboard:
         sinks.append(TensorBoard(directory.path / "tensorboard", trainer.progress.step))
-    sinks.append(console_sink(directory.path.name, trainer.total_steps))
+    known = trainer.progress.evaluations[-1] if trainer.progress.evaluations else None
+    sinks.append(console_sink(directory.path.name, trainer.total_steps, known))
     try:
         yield sinks
     finally:

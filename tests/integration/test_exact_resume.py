@@ -75,6 +75,7 @@ def test_any_stops_end_with_the_same_file(tmp_path: Path, stops: list[int]) -> N
     [
         {"training__optimizer": "adamw"},
         {"training__precision": "bfloat16"},
+        {"training__precision": "float16"},
         {"model__attention__kind": "l1"},
         {"model__attention__kind": "cosine", "training__activation_checkpointing": True},
     ],

@@ -1,0 +1,51 @@
+"""fusion: aggressive compiles the blocks, or says why not and goes on in eager mode."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from infinito.config.load import config_from_plain
+from infinito.config.schema import ModelConfig
+from infinito.model.transformer import Transformer
+from infinito.train.compilation import compile_blocks
+from infinito.train.trainer import Trainer
+from tests.support import tiny_settings
+
+
+def test_a_failing_probe_falls_back_and_is_announced() -> None:
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(d_model=32, n_layers=2, n_heads=2), 50, 16)
+    tokens = torch.randint(0, 50, (2, 16))
+    expected = model(tokens)
+    notes: list[str] = []
+
+    def probe() -> None:
+        raise RuntimeError("no compiler\nand a long story")
+
+    assert not compile_blocks(model, probe, notes.append)
+    assert notes == ["fusion: eager, because compiling failed (no compiler)"]
+    assert torch.equal(model(tokens), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs g++")
+def test_compiled_training_equals_eager_within_rounding(tmp_path: Path) -> None:
+    notes: list[str] = []
+    trainers = []
+    for fusion in ("none", "aggressive"):
+        plain = tiny_settings(tmp_path, training__fusion=fusion, model__n_layers=1)
+        trainer = Trainer(config_from_plain(plain, "test"), announce=notes.append)
+        torch.manual_seed(3)
+        for _ in range(3):
+            trainer.train_step()
+        trainers.append(trainer)
+    assert any("blocks compiled in" in note for note in notes), notes
+    eager, compiled = trainers
+    names = [name for name, _ in compiled.model.named_parameters()]
+    assert names == [name for name, _ in eager.model.named_parameters()]
+    for a, b in zip(eager.model.parameters(), compiled.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
