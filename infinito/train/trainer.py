@@ -38,6 +38,7 @@ from infinito.train.compilation import compile_blocks
 from infinito.train.progress import Progress
 from infinito.train.speed import Speed
 from infinito.train.step import StepResult, accumulate_gradients, training_step
+from infinito.train.summary import performance_report
 
 Announce = Callable[[str], None]
 
@@ -83,7 +84,7 @@ class Trainer:
         self.speed = Speed()
         self.last_learning_rate = 0.0
         if training.fusion == "aggressive":
-            compile_blocks(self.model, self._probe, announce)
+            compile_blocks(self.model, self.probe, announce)
 
     # -- the algorithm ------------------------------------------------------------------------
 
@@ -133,6 +134,10 @@ class Trainer:
         state = random_state(self.config.device)
         self._probe()
         set_random_state(state, self.config.device)
+
+    def performance_report(self) -> dict[str, Any]:
+        """Speed without the first steps, peak memory, parameters by part, model size by dtype."""
+        return performance_report(self)
 
     # -- where it stands ----------------------------------------------------------------------
 
