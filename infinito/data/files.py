@@ -38,7 +38,8 @@ def find_files(reference: str, key: str) -> list[Path]:
     if not found:
         pattern = any(character in reference for character in "*?[")
         what = f"no file matches {reference}" if pattern else f"{path} does not exist"
-        raise DataError(f"{key}: {what}", f"correct it, or --set {key}=PATH")
+        remedy = "correct the path" if key.startswith("--") else f"correct it, or --set {key}=PATH"
+        raise DataError(f"{key}: {what}", remedy)
     return found
 
 
