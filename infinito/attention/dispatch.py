@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from infinito.attention import chunked, cpu, reference, sdpa
+from infinito.attention import chunked, cpu, reference, sdpa, triton
 from infinito.attention.call import Call, prepare_call
 from infinito.attention.kinds import Kind
 from infinito.errors import ConfigError
@@ -70,6 +70,18 @@ def _sdpa_objection(request: Request) -> str | None:
     return None
 
 
+def _triton_objection(request: Request) -> str | None:
+    if request.device != "cuda" and not triton.interpreted:
+        return f"the tensors are on {request.device}, not on cuda"
+    if request.dtype not in triton.DTYPES:
+        return f"it takes float32, bfloat16 and float16, not {request.dtype}"
+    if triton.interpreted and request.dtype == torch.bfloat16:
+        return "the interpreter of Triton does not compute in bfloat16"
+    if request.width > triton.MAX_WIDTH:
+        return f"head width {request.width} exceeds {triton.MAX_WIDTH}"
+    return triton.missing
+
+
 def _no_objection(_: Request) -> str | None:
     return None
 
@@ -78,6 +90,7 @@ def _no_objection(_: Request) -> str | None:
 BACKENDS: dict[str, Backend] = {
     "cpu": Backend(cpu.describe, _cpu_objection, cpu.run),
     "sdpa": Backend(lambda: "fused dot-product attention of torch", _sdpa_objection, sdpa.run),
+    "triton": Backend(triton.describe, _triton_objection, triton.run),
     "chunked": Backend(
         lambda: "row chunks in torch operations, memory-linear", _no_objection, chunked.run
     ),

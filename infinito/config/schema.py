@@ -111,10 +111,10 @@ class AttentionConfig(Section):
     lambda_init: float = Field(
         1.0, gt=0, description="Lambda at the start; 1 gives logits of unit spread for every kind."
     )
-    backend: Literal["auto", "cpu", "sdpa", "chunked", "reference"] = Field(
+    backend: Literal["auto", "cpu", "sdpa", "triton", "chunked", "reference"] = Field(
         "auto",
-        description="auto, or force: cpu (compiled kernel), sdpa (torch's fused kernel), chunked "
-        "(memory-linear torch), reference (full matrices).",
+        description="auto, or force: cpu (compiled kernel), sdpa (torch's fused kernel), triton "
+        "(CUDA kernels), chunked (memory-linear torch), reference (full matrices).",
     )
 
     @property
