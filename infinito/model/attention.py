@@ -48,19 +48,22 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C); with a cache, x continues the tokens that it holds."""
-        query = self.query_norm(self._heads(self.query(x)))
-        key = self.key_norm(self._heads(self.key(x)))
-        value = self._heads(self.value(x))
-        if self.rotary is not None:
-            start = cache.length if cache is not None else 0
-            cos, sin = self.rotary.rows(start, start + x.shape[1], x.device)
-            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        query, key = query.to(value.dtype), key.to(value.dtype)
+        query, key, value = self.project(x, cache.length if cache is not None else 0)
         if cache is not None:
             key, value = cache.append(self.layer, key, value)
         mixed = self._attend(query, key, value)
         output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return output
+
+    def project(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, D), keys and values (B, K, T, D) of x (B, T, C) from ``start`` on."""
+        query = self.query_norm(self._heads(self.query(x)))
+        key = self.key_norm(self._heads(self.key(x)))
+        value = self._heads(self.value(x))
+        if self.rotary is not None:
+            cos, sin = self.rotary.rows(start, start + x.shape[1], x.device)
+            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        return query.to(value.dtype), key.to(value.dtype), value
 
     @property
     def lam(self) -> Tensor | float:
