@@ -47,6 +47,7 @@ class Run:
     seed: int
 
     def settings(self, data: str) -> list[str]:
+        """What this run changes in the config."""
         rates = [f"training.{name}={value * self.factor}" for name, value in PEAK.items()]
         return [*ARMS[self.arm], *rates, f"seed={self.seed}", f"data.path={data}", "device=cpu"]
 
@@ -64,17 +65,17 @@ def train_one(run: Run, data: str) -> Record:
         losses.append(trainer.train_step().loss)
     evaluation = trainer.validate()
     assert evaluation is not None
-    lambdas = [block.attention.log_lambda for block in trainer.model.blocks]
+    parameters = dict(trainer.model.named_parameters())
     return {
         "arm": run.arm,
         "factor": run.factor,
         "seed": run.seed,
         "tokens": trainer.progress.tokens,
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "parameters": sum(p.numel() for p in parameters.values()),
         "train_loss": statistics.fmean(losses[-50:]),
         "valid_loss": evaluation.score.loss,
         "valid_word_perplexity": evaluation.score.word_perplexity,
-        "lambda": [x.exp().tolist() if x is not None else None for x in lambdas],
+        "lambda": [p.exp().tolist() for name, p in parameters.items() if "log_lambda" in name],
     }
 
 

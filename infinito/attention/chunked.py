@@ -39,10 +39,10 @@ def _wide(call: Call) -> torch.dtype:
     return torch.promote_types(call.query.dtype, torch.float32)
 
 
-def _chunks(call: Call) -> Iterator[_Chunk]:
+def _chunks(call: Call, step: int | None = None) -> Iterator[_Chunk]:
     batch, heads, queries, _ = call.query.shape
     keys, wide = call.key.shape[2], _wide(call)
-    step = max(1, _CHUNK_WEIGHTS // (batch * heads * keys))
+    step = step or max(1, _CHUNK_WEIGHTS // (batch * heads * keys))
     key, value = _directions(call, call.key.to(wide)), call.value.to(wide)
     for start in range(0, queries, step):
         rows = range(start, min(start + step, queries))
@@ -100,6 +100,17 @@ def _dropout(call: Call, chunk: _Chunk, keys: int) -> Tensor | None:
     batch, heads = call.query.shape[:2]
     keeps = dropout_keeps(call.seed, batch, heads, chunk.rows, keys, call.dropout_p)
     return keeps.to(_wide(call)) / (1 - call.dropout_p)
+
+
+def weight_blocks(call: Call, step: int | None = None) -> Iterator[tuple[range, Tensor]]:
+    """Blocks of query rows with their weights (B, H, R, E), before dropout; not differentiable.
+
+    ``step`` rows at a time, or as many as the budget of a chunk allows. E is the number of keys
+    that the last row of the block can see.
+    """
+    with torch.no_grad():
+        for chunk in _chunks(call, step):
+            yield chunk.rows, torch.softmax(_logits(call, chunk, _distance(call, chunk)[0]), -1)
 
 
 def _forward(call: Call) -> tuple[Tensor, Tensor]:

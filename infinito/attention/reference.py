@@ -45,17 +45,27 @@ def distance_attention(
 
 def run(call: Call) -> Tensor:
     """The reference on checked arguments."""
-    groups = call.query.shape[1] // call.key.shape[1]
-    wide = torch.promote_types(call.query.dtype, torch.float32)
-    query = call.query.to(wide)
-    key, value = (x.to(wide).repeat_interleave(groups, dim=1) for x in (call.key, call.value))
-    factor = (call.lam.to(wide) * call.scale)[:, None, None]
-    weights = torch.softmax(-factor * _distance(query, key, call.kind) + _bias(call, wide), dim=-1)
+    weights = full_weights(call)
     if call.dropout_p > 0:
         batch, heads, queries, keys = weights.shape
         keeps = dropout_keeps(call.seed, batch, heads, range(queries), keys, call.dropout_p)
         weights = weights * keeps.to(weights.device) / (1 - call.dropout_p)
-    return (weights @ value).to(call.query.dtype)
+    return (weights @ _of_query_heads(call, call.value)).to(call.query.dtype)
+
+
+def full_weights(call: Call) -> Tensor:
+    """The weights (B, H, T, S) before dropout, float32 or wider."""
+    key = _of_query_heads(call, call.key)
+    query = call.query.to(key.dtype)
+    factor = (call.lam.to(key.dtype) * call.scale)[:, None, None]
+    logits = -factor * _distance(query, key, call.kind) + _bias(call, key.dtype)
+    return torch.softmax(logits, dim=-1)
+
+
+def _of_query_heads(call: Call, x: Tensor) -> Tensor:
+    """(B, J, S, D) to (B, H, S, D): each key/value head repeated for the query heads it serves."""
+    wide = torch.promote_types(call.query.dtype, torch.float32)
+    return x.to(wide).repeat_interleave(call.query.shape[1] // call.key.shape[1], dim=1)
 
 
 def _distance(query: Tensor, key: Tensor, kind: Kind) -> Tensor:

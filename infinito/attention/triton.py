@@ -21,6 +21,7 @@ from infinito.attention.kinds import SMALLEST_NORM
 from infinito.attention.operator import register, rows_like
 
 MAX_WIDTH = 256
+STAGES = 2  # of the copy of key and value blocks into shared memory
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 #: Why the kernels cannot be used at all, or None: a plain value that torch.compile can guard.
 missing: str | None = None if find_spec("triton") else "the triton package is not installed"
@@ -34,11 +35,16 @@ def describe() -> str:
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows that a program owns, rows of the other side in one step, warps of a program."""
+    """Rows that a program owns, rows of the other side in one step, warps of a program.
+
+    ``unroll`` is the number of L1 score rows in one go. When it is all of them they stay in
+    registers over the whole sweep, which the backward needs for other things.
+    """
 
     rows: int
     columns: int
     warps: int
+    unroll: int
 
 
 def padded_width(width: int) -> int:
@@ -46,22 +52,26 @@ def padded_width(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
-def choose_tile(kind: str, dtype: torch.dtype, width: int) -> Tile:
+def choose_tile(kind: str, dtype: torch.dtype, width: int, backward: bool) -> Tile:
     """A tile that fits into the registers of sm_80 and sm_90 (a test compiles for both)."""
-    wide = padded_width(width) > 128
-    if kind == "l1" or dtype == torch.float32:
-        return Tile(16, 32 if wide or dtype == torch.float32 else 64, 4)
-    return Tile(32, 32, 4) if wide else Tile(64, 64, 4)
+    padded = padded_width(width)
+    if kind != "l1":
+        if dtype == torch.float32:
+            return Tile(16, 32, 4, 1)
+        if backward:
+            return Tile(32, 32 if padded > 128 else 64, 8, 1)
+        side = 32 if padded > 128 else 64
+        return Tile(side, side, 4, 1)
+    columns = 32 if padded > 128 or dtype == torch.float32 else 64
+    if backward:
+        return Tile(16, columns, 4 if padded <= 64 else 8, 8)
+    return Tile(16, columns, 8, 16 if padded <= 64 else 8)
 
 
-#: Rows of L1 scores computed in one go, forward and backward; 16 is all rows. Unrolled rows stay in
-#: registers over the whole sweep, of which the backward needs more for other things.
-FORWARD_UNROLL, BACKWARD_UNROLL = 16, 8
-
-
-def _constants(call: Call, unroll: int) -> dict[str, Any]:
+def make_constants(call: Call, backward: bool) -> dict[str, Any]:
+    """The compile-time arguments of the kernels for a call."""
     width = call.query.shape[3]
-    tile = choose_tile(call.kind, call.query.dtype, width)
+    tile = choose_tile(call.kind, call.query.dtype, width, backward)
     return {
         "KIND": call.kind,
         "CAUSAL": call.causal,
@@ -71,9 +81,10 @@ def _constants(call: Call, unroll: int) -> dict[str, Any]:
         "PADDED": padded_width(width),
         "ROWS": tile.rows,
         "COLUMNS": tile.columns,
-        "UNROLL": unroll,
+        "UNROLL": tile.unroll,
         "num_warps": tile.warps,
-        "num_stages": 2,
+        "num_stages": STAGES,
+        "enable_fp_fusion": True,  # the default of later versions of Triton is off
     }
 
 
@@ -119,7 +130,7 @@ def _in_layout(values: Tensor, like: Tensor) -> Tensor:
 def _forward(call: Call) -> tuple[Tensor, Tensor]:
     from infinito.attention import triton_kernels as kernels
 
-    moved, constants = _centred(call), _constants(call, FORWARD_UNROLL)
+    moved, constants = _centred(call), make_constants(call, backward=False)
     batch, heads, queries, _ = call.query.shape
     output = torch.empty_like(moved.query)
     logsumexp = torch.empty((batch, heads, queries), device=output.device)
@@ -135,7 +146,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from infinito.attention import triton_kernels as kernels
 
-    moved, constants = _centred(call), _constants(call, BACKWARD_UNROLL)
+    moved, constants = _centred(call), make_constants(call, backward=True)
     (batch, heads, queries, _), (_, key_heads, keys, _) = call.query.shape, call.key.shape
     grad_output, logsumexp = grad_output.contiguous(), logsumexp.contiguous()
     grad_query, grad_key, grad_value = (

@@ -287,13 +287,16 @@ def query_gradient_kernel(
     logsumexp = tl.load(logsumexp_base + place + rows, mask=rows < queries, other=float("inf"))
     factor = tl.load(lam_base + head) * scale
     slope = tl.load(slopes_base + head) if ALIBI else 0.0
-    # Rows of d(logit) sum to zero: a bound of the distances taken off them first keeps their
-    # large mean from drowning d(lambda) in rounding.
+    # d(lambda) of a row is the covariance, over its weights, of d(weight) and distance: taken as
+    # that, it does not suffer from the rounding of `output` in delta. A bound taken off the
+    # distances first keeps their large mean from drowning it.
     slant = tl.where(factor > 0, factor * _LOG2_E, float("inf"))
     bound = tl.maximum(-logsumexp, 0.0) / slant
     if DROPOUT:
         states = dropout_rows(seed_base, flat_head + 1, rows)
-    lam_sum = tl.zeros((ROWS,), tl.float32)
+    joint = tl.zeros((ROWS,), tl.float32)
+    mean_product = tl.zeros((ROWS,), tl.float32)
+    mean_excess = tl.zeros((ROWS,), tl.float32)
     weight_sum = tl.zeros((ROWS,), tl.float32)
     total = tl.zeros((ROWS, PADDED), tl.float32)
     stop = tl.minimum(keys, offset + first + ROWS) if CAUSAL else keys
@@ -313,7 +316,10 @@ def query_gradient_kernel(
             keeps = dropout_keeps(states[:, None], columns[None, :], threshold)
             product = tl.where(keeps, product * keep_scale, 0.0)
         grad = weight * (product - delta[:, None])
-        lam_sum += tl.sum(grad * (distance - bound[:, None]), 1)
+        excess = weight * (distance - bound[:, None])
+        joint += tl.sum(excess * product, 1)
+        mean_product += tl.sum(weight * product, 1)
+        mean_excess += tl.sum(excess, 1)
         total, weight_sum = _add_gradient(
             total, weight_sum, grad * factor, distance, query_base, first, queries, key,
             KIND, ROWS, WIDTH, PADDED,
@@ -321,7 +327,7 @@ def query_gradient_kernel(
     gradient = _gradient(total, weight_sum, query, KIND)
     _store_tile(grad_query_base + place * WIDTH, rows, queries, gradient, WIDTH, PADDED)
     lam_place = flat_head * tl.num_programs(1) + block
-    tl.store(grad_lam_base + lam_place, -scale * tl.sum(lam_sum, 0))
+    tl.store(grad_lam_base + lam_place, -scale * tl.sum(joint - mean_product * mean_excess, 0))
 
 
 @triton.jit

@@ -1,7 +1,6 @@
-"""The Triton kernels in Triton's interpreter, on the CPU, against the float64 reference.
+"""The Triton kernels in Triton's interpreter, in a process that chooses it before the import.
 
-The interpreter must be asked for before Triton is imported, so the cases run in a process of
-their own. What only a GPU shows (layouts, registers, races) is not seen here.
+What only a GPU shows (layouts, races, bfloat16 arithmetic) is not seen here.
 """
 
 from __future__ import annotations
@@ -12,48 +11,39 @@ import sys
 from importlib.util import find_spec
 
 import pytest
+import torch
 
+from infinito.attention import Request, available_backends, choose_backend, distance_attention
+from infinito.errors import ConfigError
 from tests.support import ROOT
 
-PROGRAM = """
-import sys
-import torch
-from infinito.attention import distance_attention
-from infinito.attention.reference import distance_attention as reference
-
-torch.manual_seed(0)
-kind, batch, heads, key_heads, queries, keys, width, dropout, alibi = eval(sys.argv[1])
-shapes = ((heads, queries), (key_heads, keys), (key_heads, keys))
-inputs = [torch.randn(batch, h, n, width).requires_grad_() for h, n in shapes]
-inputs.append(torch.rand(heads).add(0.5).requires_grad_())
-exact = [x.detach().double().requires_grad_() for x in inputs]
-options = dict(dropout_p=dropout, dropout_seed=7)
-options["alibi_slopes"] = torch.linspace(0.1, 0.3, heads) if alibi else None
-gradient = torch.randn(batch, heads, queries, width)
-output = distance_attention(*inputs[:3], kind, inputs[3], backend="triton", **options)
-expected = reference(*exact[:3], kind, exact[3], **options)
-torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=1e-5)
-ours = torch.autograd.grad(output, inputs, gradient)
-theirs = torch.autograd.grad(expected, exact, gradient.double())
-for a, b in zip(ours, theirs, strict=True):
-    torch.testing.assert_close(a.double(), b, atol=3e-5, rtol=1e-4)
-"""
+CASES = ROOT / "tests" / "unit" / "attention_triton_cases.py"
 
 
-@pytest.mark.skipif(not find_spec("triton"), reason="triton is not installed")
-@pytest.mark.parametrize("kind", ["l1", "l2"])
-@pytest.mark.parametrize(
-    "shape",
-    [
-        (1, 2, 1, 9, 9, 8, 0.0, False),
-        (2, 2, 2, 5, 17, 24, 0.3, True),
-        (1, 1, 1, 1, 7, 16, 0.0, False),
-    ],
-)
-def test_values_and_gradients_equal_the_reference(kind: str, shape: tuple[object, ...]) -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+@pytest.mark.skipif(find_spec("triton") is None, reason="the triton package is not installed")
+def test_cases_in_the_interpreter() -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs"]
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, repr((kind, *shape))],
-        cwd=ROOT, env=environment, text=True, capture_output=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-2000:]
+        [*command, "-W", "ignore::RuntimeWarning", str(CASES)],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    print(result.stdout)
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+
+
+def test_refused_on_the_cpu_with_a_reason() -> None:
+    objection = available_backends(Request("l1"))["triton"]
+    assert objection == "the tensors are on cpu, not on cuda"
+    x = torch.zeros(1, 1, 2, 8)
+    with pytest.raises(ConfigError, match="the tensors are on cpu, not on cuda"):
+        distance_attention(x, x, x, "l1", 1.0, backend="triton")
+
+
+def test_what_it_cannot_run_goes_elsewhere() -> None:
+    wide = Request("l1", device="cuda", width=257)
+    double = Request("l1", device="cuda", dtype=torch.float64)
+    assert choose_backend(wide).backend == choose_backend(double).backend == "chunked"
