@@ -11,14 +11,20 @@ from infinito.cli.options import ConfigFile, Json, Settings
 app = typer.Typer(no_args_is_help=True, help="Measure speed beside this machine's floor.")
 
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Timed rounds; the median counts.")]
-VocabSize = Annotated[int, typer.Option("--vocab-size", min=258, help="Vocabulary of the model.")]
+VocabSize = Annotated[
+    int | None,
+    typer.Option(
+        "--vocab-size", min=258, help="Vocabulary of the model; absent: the config's, else 8192."
+    ),
+]
+_VOCABULARY = 8192
 
 
 @app.command()
 def train(
     config: ConfigFile = None,
     settings: Settings = None,
-    vocab_size: VocabSize = 8192,
+    vocab_size: VocabSize = None,
     rounds: Rounds = 10,
     as_json: Json = False,
 ) -> None:
@@ -29,14 +35,16 @@ def train(
     from infinito.bench.training import bench_training
     from infinito.config.load import load_config
 
-    _show(bench_training(load_config(config, settings or ()), vocab_size, rounds), as_json)
+    checked = load_config(config, settings or ())
+    vocab_size = vocab_size or checked.tokenizer.vocab_size or _VOCABULARY
+    _show(bench_training(checked, vocab_size, rounds), as_json)
 
 
 @app.command()
 def generate(
     config: ConfigFile = None,
     settings: Settings = None,
-    vocab_size: VocabSize = 8192,
+    vocab_size: VocabSize = None,
     new_tokens: Annotated[
         int, typer.Option("--new-tokens", min=1, help="Tokens to decode in each round.")
     ] = 256,
@@ -48,6 +56,7 @@ def generate(
     from infinito.config.load import load_config
 
     checked = load_config(config, settings or ())
+    vocab_size = vocab_size or checked.tokenizer.vocab_size or _VOCABULARY
     _show(bench_generation(checked, vocab_size, new_tokens, rounds), as_json)
 
 

@@ -139,6 +139,14 @@ class ModelConfig(Section):
         description="Hidden width of the feed-forward network; absent: 4 d_model, for swiglu "
         "8/3 d_model rounded up to a multiple of 32 (equal parameters).",
     )
+    block: Literal["standard", "double"] = Field(
+        "standard",
+        description="standard, or double: the legacy shape of TruthGPT with two feed-forward "
+        "networks, biases, LayerNorms and one lambda a layer.",
+    )
+    second_d_ff: int | None = Field(
+        None, ge=8, le=65536, description="Hidden width of a double block's second network."
+    )
     activation: Literal["relu2", "gelu", "swiglu"] = Field(
         "relu2", description="Feed-forward nonlinearity: squared ReLU, GELU (tanh form) or SwiGLU."
     )
@@ -146,6 +154,13 @@ class ModelConfig(Section):
         None,
         description="Position information: rope (rotary), alibi (linear attention bias) or learned "
         "(table). Absent: rope, and alibi under l1, which rotations do not leave alone.",
+    )
+    learned_positions: int | None = Field(
+        None,
+        ge=2,
+        le=1_000_000,
+        description="Rows of a learned position table; absent: the training sequence length, "
+        "beyond which rows are never trained.",
     )
     qk_norm: bool = Field(True, description="RMS-normalise queries and keys of each head.")
     tie_embeddings: bool = Field(True, description="Use the token embedding as the output matrix.")
@@ -187,10 +202,23 @@ class ModelConfig(Section):
             raise ValueError(f"rope needs an even head width, and d_model/n_heads is {self.d_head}")
         return self
 
+    @model_validator(mode="after")
+    def _keys_have_an_effect(self) -> ModelConfig:
+        if (self.block == "double") != (self.second_d_ff is not None):
+            raise ValueError("second_d_ff is the width that block double needs, and only it has")
+        if self.learned_positions is not None and self.resolved_position != "learned":
+            raise ValueError("learned_positions has no effect unless position is learned")
+        return self
+
     @property
     def d_head(self) -> int:
         """Width of one attention head."""
         return self.d_model // self.n_heads
+
+    @property
+    def n_lambdas(self) -> int:
+        """Lambdas of a layer that learns them: one a head, or one in all for a double block."""
+        return 1 if self.block == "double" else self.n_heads
 
     @property
     def resolved_position(self) -> str:
@@ -300,3 +328,12 @@ class Config(Section):
     training: TrainingConfig = Field(
         default_factory=TrainingConfig, description="The optimisation."
     )
+
+    @model_validator(mode="after")
+    def _positions_suffice(self) -> Config:
+        rows, length = self.model.learned_positions, self.data.sequence_length
+        if rows is not None and rows < length:
+            raise ValueError(
+                f"model.learned_positions {rows} is less than data.sequence_length {length}"
+            )
+        return self

@@ -29,17 +29,18 @@ class SelfAttention(nn.Module):
         self.layer = layer
         self.rotary = rotary
         self.kind, self.backend = config.attention.kind, config.attention.backend
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, kv_width, bias=False)
-        self.value = nn.Linear(width, kv_width, bias=False)
-        self.output = nn.Linear(width, width, bias=False)
+        self.n_heads, double = config.n_heads, config.block == "double"
+        self.query = nn.Linear(width, width, bias=double)
+        self.key = nn.Linear(width, kv_width, bias=double)
+        self.value = nn.Linear(width, kv_width, bias=double)
+        self.output = nn.Linear(width, width, bias=double)
         self.query_norm = RMSNorm(self.d_head) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(self.d_head) if config.qk_norm else nn.Identity()
         dropout = config.attention_dropout
         self.dropout = config.dropout if dropout is None else dropout
         self.lambda_init = config.attention.lambda_init
         self.log_lambda = (
-            nn.Parameter(torch.full((config.n_heads,), math.log(self.lambda_init)))
+            nn.Parameter(torch.full((config.n_lambdas,), math.log(self.lambda_init)))
             if config.attention.has_lambda
             else None
         )
@@ -68,7 +69,9 @@ class SelfAttention(nn.Module):
     @property
     def lam(self) -> Tensor | float:
         """lambda (H,) float32, or the number it is fixed at."""
-        return self.lambda_init if self.log_lambda is None else self.log_lambda.exp()
+        if self.log_lambda is None:
+            return self.lambda_init
+        return self.log_lambda.exp().expand(self.n_heads).contiguous()
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(B, H, T, D) and twice (B, K, S, D) -> (B, H, T, D)."""

@@ -37,22 +37,41 @@ def _attention_parameters(config: ModelConfig) -> int:
 
 
 def _feed_forward_parameters(config: ModelConfig) -> int:
-    """Matrices of one layer's feed-forward network."""
+    """Matrices of one layer's feed-forward networks."""
     matrices = 3 if config.activation == "swiglu" else 2
-    return matrices * config.d_model * config.resolved_d_ff
+    return matrices * config.d_model * (config.resolved_d_ff + (config.second_d_ff or 0))
+
+
+def _biases(config: ModelConfig) -> tuple[int, int]:
+    """Biases of one layer's attention and feed-forward networks; only double blocks have them."""
+    if config.block != "double":
+        return 0, 0
+    kv_width = config.resolved_kv_heads * config.d_head
+    hidden = config.resolved_d_ff + (config.second_d_ff or 0)
+    inner = 2 if config.activation == "swiglu" else 1
+    return 2 * (config.d_model + kv_width), inner * hidden + 2 * config.d_model
+
+
+def _norms(config: ModelConfig) -> int:
+    """Gains of all layers and of the model's ends; LayerNorms have a bias too."""
+    of_heads = 2 * config.d_head if config.qk_norm else 0
+    if config.block == "double":
+        return 2 * config.d_model * (3 * config.n_layers + 1) + config.n_layers * of_heads
+    return 2 * config.d_model * (config.n_layers + 1) + config.n_layers * of_heads
 
 
 def count_parameters(config: ModelConfig, vocab_size: int, max_positions: int) -> ParameterCount:
     """Count the parameters of ``Transformer(config, vocab_size, max_positions)``."""
     width, layers = config.d_model, config.n_layers
-    norms_per_layer = 2 * width + (2 * config.d_head if config.qk_norm else 0)
+    attention_biases, feed_forward_biases = _biases(config)
+    rows = config.learned_positions or max_positions
     return ParameterCount(
         embedding=vocab_size * width,
-        positions=max_positions * width if config.resolved_position == "learned" else 0,
-        attention=layers * _attention_parameters(config),
-        feed_forward=layers * _feed_forward_parameters(config),
-        norms=layers * norms_per_layer + 2 * width,
-        lambdas=layers * config.n_heads if config.attention.has_lambda else 0,
+        positions=rows * width if config.resolved_position == "learned" else 0,
+        attention=layers * (_attention_parameters(config) + attention_biases),
+        feed_forward=layers * (_feed_forward_parameters(config) + feed_forward_biases),
+        norms=_norms(config),
+        lambdas=layers * config.n_lambdas if config.attention.has_lambda else 0,
         head=0 if config.tie_embeddings else vocab_size * width,
     )
 

@@ -101,13 +101,13 @@ class _SquaredReLU(torch.autograd.Function):
 class FeedForward(nn.Module):
     """Position-wise network: C -> F -> C, or gated for SwiGLU (Shazeer 2020)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, hidden: int) -> None:
         super().__init__()
-        width, hidden = config.d_model, config.resolved_d_ff
+        width, bias = config.d_model, config.block == "double"
         self.activation = config.activation
-        self.up = nn.Linear(width, hidden, bias=False)
-        self.gate = nn.Linear(width, hidden, bias=False) if self.activation == "swiglu" else None
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.up = nn.Linear(width, hidden, bias=bias)
+        self.gate = nn.Linear(width, hidden, bias=bias) if self.activation == "swiglu" else None
+        self.down = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""

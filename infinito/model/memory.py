@@ -62,7 +62,7 @@ def count_memory(
 
 def _layer_bytes_per_token(config: ModelConfig, size: int) -> int:
     """Bytes a token that one block keeps; ``size`` is that of the matrix products' numbers."""
-    width, hidden = config.d_model, config.resolved_d_ff
+    width, hidden = config.d_model, config.resolved_d_ff + (config.second_d_ff or 0)
     kv_width = config.resolved_kv_heads * config.d_head
     stream = 4 * _FLOAT32 * width + 2 * size * width  # two inputs, two norms and their casts
     heads = width + 2 * kv_width  # query, key, value

@@ -27,10 +27,10 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int, rotary: RotaryTable | None) -> None:
         super().__init__()
         probability = config.residual_dropout
-        self.attention_norm = RMSNorm(config.d_model)
+        self.attention_norm: nn.Module = RMSNorm(config.d_model)
         self.attention = SelfAttention(config, layer, rotary)
-        self.feed_forward_norm = RMSNorm(config.d_model)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm: nn.Module = RMSNorm(config.d_model)
+        self.feed_forward = FeedForward(config, config.resolved_d_ff)
         self.dropout = Dropout(config.dropout if probability is None else probability)
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
@@ -40,11 +40,32 @@ class Block(nn.Module):
         return output
 
 
+class DoubleBlock(Block):
+    """The layer of TruthGPT, for its published parameter counts: LayerNorms, biases, and a second
+    feed-forward network behind the first.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int, rotary: RotaryTable | None) -> None:
+        super().__init__(config, layer, rotary)
+        assert config.second_d_ff is not None  # the schema's rule for double blocks
+        self.attention_norm = nn.LayerNorm(config.d_model)
+        self.feed_forward_norm = nn.LayerNorm(config.d_model)
+        self.second_feed_forward_norm = nn.LayerNorm(config.d_model)
+        self.second_feed_forward = FeedForward(config, config.second_d_ff)
+
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = super().forward(x, cache)
+        second = self.second_feed_forward(self.second_feed_forward_norm(x))
+        output: Tensor = x + self.dropout(second)
+        return output
+
+
 class Transformer(nn.Module):
     """A causal language model over ``vocab_size`` tokens.
 
-    ``max_positions`` is the training sequence length: the size of a learned position table, and
-    the context that generation uses.
+    ``max_positions`` is the training sequence length: the context that generation uses, and the
+    size of a learned position table unless the config has another.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int, max_positions: int) -> None:
@@ -55,18 +76,20 @@ class Transformer(nn.Module):
         self.checkpoint_activations = False
         rotary = RotaryTable(config.d_head) if config.resolved_position == "rope" else None
         self.embedding = nn.Embedding(vocab_size, config.d_model)
+        double = config.block == "double"
         self.positions = (
-            nn.Embedding(max_positions, config.d_model)
+            nn.Embedding(config.learned_positions or max_positions, config.d_model)
             if config.resolved_position == "learned"
             else None
         )
-        self.embedding_norm = RMSNorm(config.d_model)
+        self.embedding_norm = nn.Identity() if double else RMSNorm(config.d_model)
         probability = config.input_dropout
         self.input_dropout = Dropout(config.dropout if probability is None else probability)
+        block = DoubleBlock if double else Block
         self.blocks = nn.ModuleList(
-            Block(config, layer, rotary) for layer in range(config.n_layers)
+            block(config, layer, rotary) for layer in range(config.n_layers)
         )
-        self.final_norm = RMSNorm(config.d_model)
+        self.final_norm = nn.LayerNorm(config.d_model) if double else RMSNorm(config.d_model)
         self.output_dropout = Dropout(config.output_dropout)
         self.head = (
             None if config.tie_embeddings else nn.Linear(config.d_model, vocab_size, bias=False)
@@ -124,12 +147,15 @@ class Transformer(nn.Module):
         return weight * kept
 
     def _initialise(self) -> None:
-        """Matrices N(0, 1/fan_in); those that write to the residual stream also / sqrt(2 L).
+        """Matrices N(0, 1/fan_in); those that write to the residual stream also / sqrt(2 L);
+        biases 0.
 
         The depth scaling is that of GPT-2 (Radford et al. 2019): the stream's variance then does
         not grow with the number of branches added to it.
         """
         for name, parameter in self.named_parameters():
+            if name.endswith(".bias"):
+                nn.init.zeros_(parameter)
             if parameter.ndim < 2:
                 continue
             deviation = (

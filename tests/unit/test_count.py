@@ -8,15 +8,19 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from infinito.config.load import load_config
 from infinito.config.schema import AttentionConfig, ModelConfig
+from infinito.load import build_model
 from infinito.model.count import count_flops, count_parameters
 from infinito.model.transformer import Transformer
+from tests.support import ROOT
 
 SHAPES: list[dict[str, Any]] = [
     {},
     {"activation": "swiglu", "n_kv_heads": 2},
     {"position": "learned", "tie_embeddings": False, "qk_norm": False, "d_ff": 40},
     {"position": "alibi", "activation": "gelu", "n_layers": 3},
+    {"block": "double", "second_d_ff": 24, "position": "learned", "learned_positions": 40},
     {"attention": AttentionConfig(kind="l1", backend="reference")},
 ]
 
@@ -31,9 +35,28 @@ def test_parameters_equal_those_of_the_model(changes: dict[str, Any]) -> None:
     model = Transformer(config, 100, 24)
     count = count_parameters(config, 100, 24)
     assert count.total == sum(p.numel() for p in model.parameters())
-    matrices = {n: p.numel() for n, p in model.blocks.named_parameters() if p.ndim == 2}
-    assert count.attention == sum(v for n, v in matrices.items() if ".attention." in n)
-    assert count.feed_forward == sum(v for n, v in matrices.items() if ".feed_forward." in n)
+    inner = {n: p.numel() for n, p in model.blocks.named_parameters() if "norm" not in n}
+    lambdas = sum(v for n, v in inner.items() if "lambda" in n)
+    assert count.lambdas == lambdas
+    assert count.attention == sum(v for n, v in inner.items() if ".attention." in n) - lambdas
+    assert count.feed_forward == sum(v for n, v in inner.items() if "feed_forward." in n)
+
+
+@pytest.mark.parametrize("count", [5_769_730, 31_777_796, 30_857_730])
+def test_a_preset_has_each_published_count(count: int) -> None:
+    """The counts that were published; the model built has as many as its config counts."""
+    configs = [load_config(path) for path in sorted((ROOT / "configs").glob("legacy-*.yaml"))]
+    assert len(configs) == 3
+    found = {}
+    for config in configs:
+        assert config.tokenizer.vocab_size is not None
+        with torch.device("meta"):
+            model = build_model(config, config.tokenizer.vocab_size)
+        found[sum(p.numel() for p in model.parameters())] = config
+    chosen = found[count]
+    assert chosen.tokenizer.vocab_size is not None
+    length = chosen.data.sequence_length
+    assert count_parameters(chosen.model, chosen.tokenizer.vocab_size, length).total == count
 
 
 @pytest.mark.parametrize("changes", SHAPES[:-1])  # a distance is no matrix product
