@@ -45,7 +45,7 @@ def l1_floor_ms(length: int) -> float | None:
     if clock_khz is None:
         return None
     elements = BATCH * HEADS * WIDTH * length * (length + 1) / 2
-    return elements / (128 * device.multi_processor_count * clock_khz)
+    return float(elements / (128 * device.multi_processor_count * clock_khz))
 
 
 def milliseconds(action: Callable[[], object]) -> float:

@@ -21,6 +21,7 @@ from infinito.config.schema import ModelConfig, TrainingConfig
 from infinito.model.count import count_flops
 from infinito.model.transformer import Transformer
 from infinito.optim.optimizers import Optimizers
+from infinito.runtime.memory import keep_freed_memory
 from infinito.runtime.precision import autocast
 from infinito.train.step import training_step
 
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    keep_freed_memory()  # in force for both contenders
     results = {
         precision: compare(precision, arguments.dropout, arguments.rounds)
         for precision in ("float32", "bfloat16")

@@ -12,18 +12,30 @@ from typing import TYPE_CHECKING, Any
 from infinito.version import __version__
 
 if TYPE_CHECKING:
+    from infinito.analyze.collect import analyze_attention
     from infinito.config.load import load_config
     from infinito.load import LoadedModel, load_model
+    from infinito.train.lambdas import fit_lambda
     from infinito.train.trainer import Trainer
 
 _HOMES = {
     "Trainer": "infinito.train.trainer",
     "LoadedModel": "infinito.load",
     "load_model": "infinito.load",
+    "fit_lambda": "infinito.train.lambdas",
     "load_config": "infinito.config.load",
+    "analyze_attention": "infinito.analyze.collect",
 }
 
-__all__ = ["LoadedModel", "Trainer", "__version__", "load_config", "load_model"]
+__all__ = [
+    "LoadedModel",
+    "Trainer",
+    "__version__",
+    "analyze_attention",
+    "fit_lambda",
+    "load_config",
+    "load_model",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from infinito.model.count import count_flops, count_parameters
 from infinito.model.memory import count_memory
 from infinito.model.transformer import Transformer
 from infinito.optim.optimizers import Optimizers
-from infinito.runtime.memory import peak_memory_mb
+from infinito.runtime.memory import keep_freed_memory, peak_memory_mb
 from infinito.train.automatic import resolve_automatic
 from infinito.train.step import training_step
 
@@ -25,6 +25,7 @@ def bench_training(config: Config, vocab_size: int, rounds: int) -> dict[str, An
     """
     config = resolve_automatic(config, lambda _: None)
     device, training, data = torch.device(config.device), config.training, config.data
+    keep_freed_memory()  # as `infinito train` does
     torch.manual_seed(config.seed)
     model = Transformer(config.model, vocab_size, data.sequence_length).to(device).train()
     optimizers = Optimizers(model, training)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from infinito.cli.options import Json, Settings
+from infinito.cli.subject import (
+    DEFAULT_SPLIT,
+    SplitName,
+    check_data_settings,
+    corpus_name,
+    open_split,
+    with_settings,
+)
 
 if TYPE_CHECKING:
-    from infinito.config.schema import Config
-    from infinito.data.store import TokenStore
     from infinito.evaluate.report import Report
     from infinito.evaluate.run import Request
-    from infinito.load import LoadedModel
 
-#: The schema's own type of this name would cost the help an import of pydantic.
-SplitName = Literal["train", "valid", "test"]
-DEFAULT_SPLIT: SplitName = "valid"
+_SETTINGS_REMEDY = "the model is the checkpoint's; for the window use --context and --stride"
 
 
 def evaluate(
@@ -69,7 +72,7 @@ def evaluate(
     if text is not None and (split is not None or settings):
         raise ConfigError("--text names the text: --split and --set do not apply", "drop them")
     references = [*(checkpoints or []), *([checkpoint] if checkpoint else [])]
-    _check_settings(settings or [])
+    check_data_settings(settings or [], "evaluate", _SETTINGS_REMEDY)
 
     from infinito.evaluate.run import Request
 
@@ -83,19 +86,6 @@ def evaluate(
             print(("\n" if number else "") + report.to_text(), flush=True)
     if json:
         print_json(reports if len(reports) > 1 else reports[0])
-
-
-def _check_settings(settings: list[str]) -> None:
-    """Refuse settings that could not change an evaluation."""
-    from infinito.errors import ConfigError
-
-    for setting in settings:
-        key = setting.partition("=")[0].strip()
-        if not key.startswith("data.") or key == "data.sequence_length":
-            raise ConfigError(
-                f"--set {setting}: evaluate takes data.* settings that name a text",
-                "the model is the checkpoint's; for the window use --context and --stride",
-            )
 
 
 def _resolve(references: list[str]) -> list[Path]:
@@ -122,38 +112,6 @@ def _evaluate_one(
         field = loaded.config.data.text_field
         return run(loaded, tokenize_text(text, loaded.tokenizer, field), "text", text, request)
     chosen = split or DEFAULT_SPLIT
-    config = _with_settings(loaded.config, settings)
-    store = _store(loaded, config, chosen)
-    return run(loaded, store, chosen, _corpus(config), request)
-
-
-def _with_settings(config: Config, settings: list[str]) -> Config:
-    from infinito.config.explain import raise_problems
-    from infinito.config.load import config_from_plain, to_plain
-    from infinito.config.overrides import parse_overrides
-
-    overrides = parse_overrides(settings, {})
-    raise_problems(overrides.problems, "the command line")
-    return config_from_plain(overrides.apply(to_plain(config)), "--set")
-
-
-def _store(loaded: LoadedModel, config: Config, split: SplitName) -> TokenStore:
-    from infinito.cli.output import say
-    from infinito.data.prepare import prepare
-    from infinito.errors import DataError
-
-    try:
-        dataset = prepare(config, tokenizer=loaded.tokenizer, splits=(split,))
-    except DataError as error:
-        keys = {"wikitext-2": "path", "hub": "dataset", "text": f"{split}_file"}
-        key = keys.get(config.data.resolved_source or "")
-        named = f"name the {split} text with --set data.{key}=..., or" if key else "name"
-        raise DataError(error.message, f"{named} any text with --text FILE") from error
-    for note in dataset.notes:
-        say(note)
-    return dataset.splits[split]
-
-
-def _corpus(config: Config) -> str:
-    source = config.data.resolved_source
-    return config.data.dataset or "hub" if source == "hub" else source or "text"
+    config = with_settings(loaded.config, settings)
+    store = open_split(loaded, config, chosen, "name any text with --text FILE")
+    return run(loaded, store, chosen, corpus_name(config), request)

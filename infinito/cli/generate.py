@@ -11,6 +11,7 @@ import typer
 from infinito.cli.options import Json
 from infinito.cli.output import print_json, say
 from infinito.cli.prompts import read_prompts
+from infinito.cli.subject import one_reference
 from infinito.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def generate(
     )
     _check_device(device)
     prompts = read_prompts(prompt, prompt_file, interactive, as_json)
-    loaded = _load(_one_reference(reference, checkpoint), device)
+    loaded = _load(one_reference(reference, checkpoint), device)
     if seed is None and not config.greedy:
         say(f"seed: {chosen_seed} (give --seed {chosen_seed} for the same text again)")
     for text in prompts:
@@ -197,14 +198,6 @@ def _plain(sample: Sample) -> dict[str, Any]:
         "finish_reason": sample.finish_reason,
         "repetition": repetition_report(sample.text),
     }
-
-
-def _one_reference(reference: str | None, checkpoint: str | None) -> str | None:
-    if reference is not None and checkpoint is not None and reference != checkpoint:
-        raise ConfigError(
-            f"two checkpoints were given: {reference} and --checkpoint {checkpoint}", "give one"
-        )
-    return reference if reference is not None else checkpoint
 
 
 def _check_device(device: str) -> None:

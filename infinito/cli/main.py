@@ -14,7 +14,18 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.exceptions import TyperException
 
-from infinito.cli import bench, config, data, doctor, evaluate, generate, runs, train
+from infinito.cli import (
+    analyze,
+    bench,
+    config,
+    data,
+    doctor,
+    evaluate,
+    fit_lambda,
+    generate,
+    runs,
+    train,
+)
 from infinito.cli.failure import INTERRUPTED, report, say_error
 from infinito.cli.output import discard, say
 from infinito.version import __version__
@@ -34,6 +45,8 @@ COMMANDS = (
     Command("evaluate", evaluate.evaluate),
     Command("eval", evaluate.evaluate, hidden=True),
     Command("generate", generate.generate),
+    Command("analyze", analyze.analyze),
+    Command("fit-lambda", fit_lambda.fit_lambda),
     Command("runs", runs.runs),
     Command("bench", bench.app),
     Command("doctor", doctor.doctor),

@@ -74,6 +74,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
             total += nats.sum(dtype=torch.float64)
             slope = slope.to(dtype)
             torch.mm(slope, matrix, out=hidden_gradient[start : start + rows])
+            if not ctx.needs_input_grad[1]:  # type: ignore[attr-defined]  # frozen
+                continue
             if dtype == torch.float32:
                 weight_gradient.addmm_(slope.t(), part)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from infinito.errors import ResourceError
 
+#: Of mallopt(3), with the largest threshold that it takes on 64 bit.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD = -1, -3, 1 << 25
 # torch raises plain RuntimeErrors when a CPU allocation fails.
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "std::bad_alloc")
 
@@ -22,6 +25,24 @@ def available_bytes(device: str) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0])
     known = [limit for limit in (_free_host_bytes(), _address_space_left()) if limit is not None]
     return min(known, default=None)
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed memory for the next step instead of handing it back to the system.
+
+    A training step frees and takes the same hundreds of megabytes again. By default glibc returns
+    the top of its heap in between, and the system then clears every page anew: up to a tenth of a
+    bfloat16 step on a CPU, in some steps and not in others. The peak does not change. True where
+    this had an effect; other C libraries are left alone.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # not glibc
+        return False
+    trimmed = mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    return bool(trimmed and mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD))
 
 
 def peak_memory_mb(device: str) -> float:

@@ -15,7 +15,7 @@ from infinito.config.load import to_yaml
 from infinito.config.schema import Config
 from infinito.data.prepare import prepare
 from infinito.errors import DivergedError
-from infinito.runtime.memory import memory_errors_explained
+from infinito.runtime.memory import keep_freed_memory, memory_errors_explained
 from infinito.runtime.paths import shown
 from infinito.runtime.signals import StopRequest
 from infinito.telemetry.console import console_sink
@@ -49,6 +49,7 @@ def rehearse(trainer: Trainer, announce: Announce) -> None:
     for line in plan_lines(trainer):
         announce(line)
     require_memory(trainer)
+    keep_freed_memory()
     with _explained(trainer):
         trainer.probe()
         start = time.monotonic()
@@ -75,6 +76,7 @@ def carry_out(trainer: Trainer, directory: RunDirectory, announce: Announce) -> 
     announce(f"run:        {shown(directory.path)}")
     require_memory(trainer)
     directory.require_space(checkpoint_bytes(trainer) * (trainer.config.training.keep_last + 1))
+    keep_freed_memory()
     with _explained(trainer):
         trainer.probe()
     directory.record_start(sys.argv, {"device": str(trainer.device)})

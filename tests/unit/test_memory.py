@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from infinito.model.memory import count_memory
 from infinito.runtime.memory import available_bytes, memory_errors_explained
 from infinito.train import plan
 from infinito.train.trainer import Trainer
-from tests.support import tiny_settings
+from tests.support import ROOT, tiny_settings
 
 
 class LargestTensor(TorchDispatchMode):
@@ -75,3 +78,29 @@ def test_failed_allocations_are_explained_and_other_errors_are_not() -> None:
     with pytest.raises(RuntimeError, match="shape"), memory_errors_explained("batch 8", "less"):
         raise RuntimeError("shape mismatch")
     assert (available_bytes("cpu") or 1) > 0
+
+
+FAULTS = """
+import resource, sys, torch
+from infinito.runtime.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def step():
+    parts = [torch.ones(5_000_000) for _ in range(8)]  # 20 MB each, all freed at the end
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_freed_memory_is_taken_again_without_page_faults() -> None:
+    faults = {
+        mode: int(subprocess.check_output([sys.executable, "-c", FAULTS, mode], cwd=ROOT))
+        for mode in ("keep", "leave")
+    }
+    assert faults["leave"] > 10_000  # else the setting is not needed here
+    assert faults["keep"] < 100

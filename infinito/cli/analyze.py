@@ -1,0 +1,127 @@
+"""``infinito analyze``: where the attention heads of a checkpoint look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from infinito.cli.options import Json, Settings
+from infinito.cli.output import print_json, say, table
+from infinito.cli.subject import (
+    DEFAULT_SPLIT,
+    SplitName,
+    check_data_settings,
+    corpus_name,
+    one_reference,
+    open_split,
+    with_settings,
+)
+
+if TYPE_CHECKING:
+    from infinito.analyze.report import AttentionReport
+    from infinito.data.store import TokenStore
+    from infinito.load import LoadedModel
+
+_DIRECTORY = "analysis"
+
+
+def analyze(
+    reference: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CKPT|RUN_DIR]", help="Checkpoint or run (its best); else the last run."
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="CKPT|RUN_DIR", help="The same, as an option.")
+    ] = None,
+    split: Annotated[SplitName, typer.Option(help="Part of the corpus to read.")] = DEFAULT_SPLIT,
+    samples: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Windows of the training length to read, spread evenly over the split.",
+        ),
+    ] = 16,
+    settings: Settings = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where JSON and plots go; absent: analysis/ beside the checkpoint file.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show where each attention head looks: entropy, distance, plots.
+
+    Prints entropy (nats, and as a part of the entropy of uniform attention), largest weight, mean
+    distance in tokens, the mass on the first token and on the token itself, and lambda, for each
+    layer and head (counted from 0). Writes attention.json, attention.png, entropy.png and, where
+    lambda is trained, lambda.png.
+    """
+    check_data_settings(settings or [], "analyze", "the model is the checkpoint's")
+    chosen = one_reference(reference, checkpoint)
+
+    from infinito.analyze.collect import analyze_attention, spread_windows
+    from infinito.analyze.files import write_files
+
+    loaded = _load(chosen, device)
+    config = with_settings(loaded.config, settings or [])
+    store = open_split(loaded, config, split)
+    windows = spread_windows(store.tokens, samples, loaded.model.max_positions)
+    if len(windows) < samples:
+        say(f"the {split} text has {store.n_tokens} tokens: {_counted(*windows.shape)}")
+    report = analyze_attention(loaded, windows)
+    plain = _source(loaded, store, split, corpus_name(config)) | report.to_plain()
+    files = write_files(report, plain, output_dir or loaded.path.parent / _DIRECTORY)
+    _show(report, plain | {"files": [str(path) for path in files]}, json)
+
+
+def _counted(windows: int, length: int) -> str:
+    return f"{windows} window{'s' if windows > 1 else ''} of {length}"
+
+
+def _load(reference: str | None, device: str) -> LoadedModel:
+    from infinito.checkpoint.discover import resolve_checkpoint
+    from infinito.load import load_model
+    from infinito.runtime.device import choose_device
+
+    path = resolve_checkpoint(reference, "best")  # says which, where it had to choose
+    choice = choose_device(device)
+    say(f"device: {choice.value} ({choice.reason})")
+    return load_model(path, choice.value)
+
+
+def _source(
+    loaded: LoadedModel, store: TokenStore, split: SplitName, corpus: str
+) -> dict[str, Any]:
+    """What was analysed, for the JSON document."""
+    return {
+        "checkpoint": str(loaded.path),
+        "step": loaded.step,
+        "split": split,
+        "corpus": corpus,
+        "text_sha256": store.text_sha256,
+    }
+
+
+def _show(report: AttentionReport, plain: dict[str, Any], json: bool) -> None:
+    from infinito.analyze.report import HEADERS
+
+    if json:
+        print_json(plain)
+    else:
+        table(HEADERS, report.rows())
+        say(
+            f"{plain['checkpoint']} (step {plain['step']}), {report.kind} attention, "
+            f"{plain['corpus']} {plain['split']}: "
+            f"means over {report.n_positions} positions with two or more visible keys, "
+            f"{_counted(report.n_windows, report.length)}"
+        )
+    for path in plain["files"]:
+        say(f"wrote {path}")

@@ -1,0 +1,95 @@
+"""``infinito fit-lambda``: train the attention lambdas of a checkpoint, all else frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from infinito.cli.options import Json, Settings
+from infinito.cli.output import print_json, say, table
+from infinito.cli.subject import check_data_settings, one_reference, with_settings
+
+if TYPE_CHECKING:
+    from infinito.train.lambdas import LambdaFit
+
+_FILE = "lambda.pt"
+
+
+def fit_lambda(
+    reference: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CKPT|RUN_DIR]", help="Checkpoint or run (its best); else the last run."
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="CKPT|RUN_DIR", help="The same, as an option.")
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the training text.")] = 1.0,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Steps; wins over --epochs.")
+    ] = None,
+    lr: Annotated[float, typer.Option(help="Learning rate of log lambda.")] = 0.02,
+    settings: Settings = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The new checkpoint; absent: lambda.pt beside the old one."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train only the attention lambdas of a checkpoint.
+
+    Keeps those of the lowest validation loss, the start included; prints lambda of each layer and
+    head before and after, and the change of the loss with its standard error.
+    """
+    check_data_settings(settings or [], "fit-lambda", "the model is the checkpoint's")
+    chosen = one_reference(reference, checkpoint)
+
+    from infinito.checkpoint.discover import resolve_checkpoint
+    from infinito.data.prepare import prepare
+    from infinito.train.lambdas import fit_lambda, open_subject
+
+    path = resolve_checkpoint(chosen, "best")
+    target = output or path.parent / _FILE
+    _require_absent(target)
+    subject = open_subject(path, device)
+    dataset = prepare(with_settings(subject.config, settings or []), tokenizer=subject.tokenizer)
+    for note in dataset.notes:
+        say(note)
+    fit = fit_lambda(
+        subject, dataset, epochs=epochs, max_steps=max_steps, learning_rate=lr, announce=say
+    )
+    subject.save(target)
+    _show(fit, {"checkpoint": str(path), "output": str(target)}, json)
+
+
+def _require_absent(target: Path) -> None:
+    from infinito.errors import ResourceError
+
+    if target.exists():
+        raise ResourceError(f"{target} exists", "name another file with --output, or remove it")
+    if not target.parent.is_dir():
+        raise ResourceError(f"{target.parent} is no directory", "create it, or name another file")
+
+
+def _show(fit: LambdaFit, source: dict[str, Any], json: bool) -> None:
+    if json:
+        from dataclasses import asdict
+
+        print_json({**source, **asdict(fit), "change": fit.change})
+        return
+    rows = [
+        [layer, head, f"{before:.4f}", f"{after:.4f}", f"{100 * (after / before - 1):+.1f}%"]
+        for layer, (old, new) in enumerate(zip(fit.before, fit.after, strict=True))
+        for head, (before, after) in enumerate(zip(old, new, strict=True))
+    ]
+    table(["layer", "head", "lambda before", "after", "change"], rows)
+    print(f"valid loss: {fit.loss_before:.4f} -> {fit.loss_after:.4f} nats per token")
+    print(f"change:     {fit.change:+.5f} +- {fit.noise:.5f} (standard error)")
+    say(f"kept step {fit.best_step} after {fit.tokens} training tokens")
+    say(f"wrote {source['output']}")

@@ -1,0 +1,146 @@
+"""Fitting lambda: nothing else moves, the result is never worse, and it is a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from infinito.cli.main import main
+from infinito.config.load import config_from_plain
+from infinito.data.prepare import Dataset, prepare
+from infinito.errors import ConfigError
+from infinito.load import load_model
+from infinito.train.lambdas import Subject, fit_lambda, open_subject, standard_error
+from infinito.train.trainer import Trainer
+from tests.support import tiny_settings
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint of an L1 model and one of a dot-product model without lambda, both trained."""
+    directory = tmp_path_factory.mktemp("fit")
+    paths = {}
+    for kind in ("l1", "dot"):
+        settings = tiny_settings(
+            directory,
+            model__attention={"kind": kind},
+            training__max_steps=60,
+            training__learning_rate=0.01,
+        )
+        trainer = Trainer(config_from_plain(settings, "test"))
+        while not trainer.finished:
+            trainer.train_step()
+        paths[kind] = directory / f"{kind}.pt"
+        trainer.save(paths[kind])
+    return paths
+
+
+def opened(path: Path) -> tuple[Subject, Dataset]:
+    subject = open_subject(path, "cpu")
+    return subject, prepare(subject.config, tokenizer=subject.tokenizer)
+
+
+def spoil(subject: Subject, factor: float) -> None:
+    with torch.no_grad():
+        for name, parameter in subject.model.named_parameters():
+            if name.endswith("log_lambda"):
+                parameter += math.log(factor)
+
+
+def test_a_wrong_lambda_is_mended_and_nothing_else_moves(trained: dict[str, Path]) -> None:
+    subject, dataset = opened(trained["l1"])
+    spoil(subject, 0.05)
+    before = {name: p.detach().clone() for name, p in subject.model.named_parameters()}
+    fit = fit_lambda(subject, dataset, max_steps=40, learning_rate=0.2)
+    assert fit.change < -0.005
+    assert -fit.change > 2 * fit.noise > 0
+    assert fit.best_step > 0
+    assert fit.tokens == 40 * 4 * 16
+    assert [step for step, _ in fit.history] == [0, 10, 20, 30, 40]
+    assert np.mean(fit.after) > 1.5 * np.mean(fit.before)
+    moved = {n for n, p in subject.model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {name for name in before if name.endswith("log_lambda")}
+
+
+def test_never_worse_than_the_start(trained: dict[str, Path]) -> None:
+    subject, dataset = opened(trained["l1"])
+    start = fit_lambda(subject, dataset, max_steps=1, learning_rate=1e-12).loss_before
+    fit = fit_lambda(subject, dataset, max_steps=4, learning_rate=8.0)  # far too much
+    assert min(loss for _, loss in fit.history[1:]) > start
+    assert (fit.best_step, fit.change, fit.after) == (0, 0.0, fit.before)
+    assert fit_lambda(subject, dataset, max_steps=1, learning_rate=1e-12).loss_before == start
+
+
+def test_lambda_is_what_the_loss_after_belongs_to(trained: dict[str, Path], tmp_path: Path) -> None:
+    subject, dataset = opened(trained["l1"])
+    spoil(subject, 0.1)
+    fit = fit_lambda(subject, dataset, max_steps=12, learning_rate=0.2)
+    subject.save(tmp_path / "fitted.pt")
+    again, dataset = opened(tmp_path / "fitted.pt")
+    assert (
+        fit_lambda(again, dataset, max_steps=1, learning_rate=1e-12).loss_before == fit.loss_after
+    )
+    assert fit.after == [torch.as_tensor(b.attention.lam).tolist() for b in again.model.blocks]
+
+
+def test_a_model_without_lambda_gets_one(trained: dict[str, Path], tmp_path: Path) -> None:
+    subject, dataset = opened(trained["dot"])
+    plain = Trainer.load(trained["dot"]).validate()
+    fit = fit_lambda(subject, dataset, max_steps=8)
+    assert plain is not None
+    assert fit.before == [[1.0, 1.0], [1.0, 1.0]]
+    assert fit.loss_before == pytest.approx(plain.score.loss, abs=1e-6)
+    subject.save(tmp_path / "fitted.pt")
+    loaded = load_model(tmp_path / "fitted.pt", "cpu")
+    assert loaded.config.model.attention.learnable_lambda is True
+    assert fit.after == [torch.as_tensor(b.attention.lam).tolist() for b in loaded.model.blocks]
+
+
+def test_a_fitted_checkpoint_resumes(trained: dict[str, Path], tmp_path: Path) -> None:
+    subject, dataset = opened(trained["dot"])
+    fit_lambda(subject, dataset, max_steps=2)
+    subject.save(tmp_path / "fitted.pt")
+    trainer = Trainer.load(tmp_path / "fitted.pt")
+    trainer.train_step()
+    assert trainer.progress.step == 61
+
+
+def test_numbers_that_make_no_sense(trained: dict[str, Path]) -> None:
+    subject, dataset = opened(trained["l1"])
+    for wrong in ({"epochs": 0.0}, {"learning_rate": -1.0}, {"learning_rate": math.nan}):
+        with pytest.raises(ConfigError, match="positive"):
+            fit_lambda(subject, dataset, **wrong)  # type: ignore[arg-type]
+
+
+def test_the_standard_error_is_that_of_block_means() -> None:
+    generator = np.random.default_rng(0)
+    values = np.repeat(generator.normal(size=50), 8)  # blocks of equal tokens
+    blocks = values.reshape(50, 8).mean(1)
+    assert standard_error(values, 8) == pytest.approx(blocks.std(ddof=1) / 50**0.5)
+    assert standard_error(values[:8], 8) == 0.0
+
+
+def test_the_command(
+    trained: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, before = tmp_path / "new.pt", trained["l1"].read_bytes()
+    command = ["fit-lambda", str(trained["l1"]), "--max-steps", "4", "--device", "cpu"]
+    assert main([*command, "--output", str(target), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["change"] <= 0
+    assert len(result["before"]) == len(result["after"]) == 2
+    assert load_model(target, "cpu").step == 60
+    assert trained["l1"].read_bytes() == before
+
+    assert main([*command, "--output", str(target)]) == 6
+    assert "exists" in capsys.readouterr().err
+    assert main([*command, "--output", str(tmp_path / "other.pt")]) == 0
+    out = capsys.readouterr().out
+    assert "valid loss:" in out
+    assert "(standard error)" in out
+    assert main([*command, "--set", "model.n_layers=3", "--output", str(tmp_path / "3.pt")]) == 2
