@@ -30,7 +30,7 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 def test_every_command_that_it_lists_exists() -> None:
     from infinito.cli.main import COMMANDS
 
-    listed = set(re.findall(r"^\| `infinito ([a-z]+)", README, re.MULTILINE))
+    listed = set(re.findall(r"^\| `infinito ([a-z-]+)", README, re.MULTILINE))
     offered = {command.name for command in COMMANDS if not command.hidden}
     assert listed == offered
 
