@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from infinito.checkpoint.format import read_checkpoint
+from infinito.checkpoint.structure import check_shapes
 from infinito.config.load import config_from_plain
 from infinito.config.schema import Config
 from infinito.data.tokenizer import Tokenizer
 from infinito.errors import CheckpointError
 from infinito.model.transformer import Transformer
-from infinito.model.weights import load_weights
+from infinito.model.weights import load_weights, parameter_shapes
 from infinito.runtime.device import choose_device
 
 
@@ -41,18 +44,29 @@ def load_model(path: str | Path, device: str = "auto", use_average: bool = True)
     """
     path = Path(path)
     content = read_checkpoint(path)
-    config = config_from_plain(content["config"], str(path))
+    config = config_from_plain(content["config"], str(path), CheckpointError)
     tokenizer = Tokenizer.from_json(content["tokenizer"])
     if tokenizer.vocab_size != content["vocab_size"]:
         raise CheckpointError(
             f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"the checkpoint says {content['vocab_size']}"
         )
-    model = build_model(config, tokenizer.vocab_size)
     averaged = content["average"] if use_average else None
-    load_weights(model, averaged or content["model"])
+    weights = averaged or content["model"]
+    check_shapes(weights, planned_shapes(config, tokenizer.vocab_size))
+    model = build_model(config, tokenizer.vocab_size)
+    load_weights(model, weights)
     model.to(choose_device(device).value).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, config, content["step"], path, content["data"])
+
+
+def planned_shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the parameters that ``build_model`` makes, without any memory for them.
+
+    A stranger's config can ask for a model of terabytes: it is compared with the weights first.
+    """
+    with torch.device("meta"):
+        return parameter_shapes(build_model(config, vocab_size))
 
 
 def build_model(config: Config, vocab_size: int) -> Transformer:

@@ -6,6 +6,7 @@ directory is read by the names of its step files, and a file counts when it veri
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from pathlib import Path
@@ -59,7 +60,10 @@ def find_steps(run: Path) -> tuple[dict[int, Path], list[str]]:
 def holds_run(directory: Path) -> bool:
     """Whether ``directory`` has any file that a run writes."""
     names = (RECORD_FILE, CONFIG_FILE, METRICS_FILE, LAST_FILE, BEST_FILE)
-    return any((directory / name).exists() for name in names) or bool(find_steps(directory)[0])
+    # lexists: a link that leads nowhere would be written through all the same
+    return any(os.path.lexists(directory / name) for name in names) or bool(
+        find_steps(directory)[0]
+    )
 
 
 def verify_step(path: Path, step: int, entry: Entry | None) -> dict[str, Any]:
@@ -67,7 +71,11 @@ def verify_step(path: Path, step: int, entry: Entry | None) -> dict[str, Any]:
     content = inspect_checkpoint(path)
     if content["step"] != step:
         raise CheckpointError(f"cannot use {path}: it holds step {content['step']}", REMEDY)
-    if entry is not None and entry != entry_of(path):
+    try:
+        is_as_listed = entry is None or entry == entry_of(path)
+    except OSError as error:  # a run that goes on removed it meanwhile
+        raise CheckpointError(f"cannot use {path}: {error.strerror}", REMEDY) from error
+    if not is_as_listed:
         raise CheckpointError(
             f"cannot use {path}: checksum mismatch (MANIFEST.json lists another content)", REMEDY
         )

@@ -27,6 +27,12 @@ class RunLock:
             self._descriptor = os.open(path, flags, 0o666)
         except OSError as error:
             raise cannot_write(path, error) from error
+        if os.fstat(self._descriptor).st_nlink > 1:  # writing the pid would change a file elsewhere
+            os.close(self._descriptor)
+            raise ResourceError(
+                f"{path} is a hard link to a file that is somewhere else too",
+                f"while no process uses {run}, delete {path}",
+            )
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -41,7 +41,7 @@ def read_manifest(run: Path) -> dict[str, Entry]:
             str(name): Entry(str(entry["sha256"]), int(entry["size"]))
             for name, entry in files.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
 
 

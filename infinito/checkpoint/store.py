@@ -35,6 +35,7 @@ from infinito.checkpoint.files import (
     TEMPORARY_SUFFIX,
     Announce,
     cannot_write,
+    copy_atomic,
     format_size,
     fsync_directory,
     link_or_copy,
@@ -95,10 +96,7 @@ class RunDirectory:
         run = cls(made, RunLock(made), keep_last, announce)
         if holds_run(made):
             run.close()
-            raise ResourceError(
-                f"{made} already holds a run",
-                f"continue it with `infinito resume {made}`, or choose another --output-dir",
-            )
+            raise _occupied(made)
         run._is_new, run._made = True, [made, *missing] if path is None else missing
         return run
 
@@ -112,6 +110,7 @@ class RunDirectory:
         """
         run = cls(path, RunLock(path), keep_last, announce)
         run._remove_leftovers()
+        run._own_metrics()
         run._best_step = run._find_best_step()
         return run
 
@@ -140,7 +139,7 @@ class RunDirectory:
         if self._is_new and not self._has_saved:
             own = [self.path / name for name in (*_OWN_FILES, LOCK_FILE)]
             # What stopped the start is about to be reported; a failed tidying must not hide it.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, CheckpointError):
                 for path in (*self.steps().values(), *own):
                     path.unlink(missing_ok=True)
                 for made in self._made:
@@ -240,6 +239,19 @@ class RunDirectory:
                 return step
         return history.step_of(best)
 
+    def _own_metrics(self) -> None:
+        """The log alone is written in place: let no file elsewhere be written with it."""
+        metrics = self.path / METRICS_FILE
+        if is_plain_file(metrics):
+            if metrics.stat().st_nlink > 1:
+                copy_atomic(metrics, metrics)
+        elif os.path.lexists(metrics):
+            self.close()
+            raise ResourceError(
+                f"{metrics} is a link or no regular file; the log is written to a file of the run",
+                "put the file itself there, or remove it",
+            )
+
     def _remove_leftovers(self) -> None:
         for path in sorted(self.path.glob(f"*{TEMPORARY_SUFFIX}")):
             name = path.name.removesuffix(TEMPORARY_SUFFIX)
@@ -248,6 +260,17 @@ class RunDirectory:
                 size = format_size(path.stat().st_size)
                 self._remove([path])
                 self.announce(f"removed {path}, left unfinished by an earlier process ({size})")
+
+
+def _occupied(path: Path) -> ResourceError:
+    """The error for a directory that holds a run, or what a killed start left of one."""
+    if find_steps(path)[0] or (path / LAST_FILE).exists():
+        remedy = f"continue it with `infinito resume {path}`, or choose another --output-dir"
+        return ResourceError(f"{path} already holds a run", remedy)
+    return ResourceError(
+        f"{path} already holds a run, which has no checkpoint yet",
+        "delete the directory, or choose another --output-dir",
+    )
 
 
 def _missing(path: Path) -> list[Path]:

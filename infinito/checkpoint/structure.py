@@ -40,8 +40,24 @@ def _are_tensors(value: Any) -> bool:
     return _is_dict_of(TensorSpec)(value) and bool(value)
 
 
-def _are_records(value: Any) -> bool:
-    return type(value) is list and all(type(item) is dict for item in value)
+def _is_number(value: Any) -> bool:
+    # Any float, infinities included; no integer that overflows where a float is made of it.
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+
+
+def _are_numbers(value: Any) -> bool:
+    return type(value) is dict and all(map(_is_number, value.values()))
+
+
+def _are_evaluations(value: Any) -> bool:
+    return type(value) is list and all(_is_evaluation(item) for item in value)
+
+
+def _is_evaluation(value: Any) -> bool:
+    if type(value) is not dict or not _is_count(value.get("step")):
+        return False
+    numbers = [item for item in value.values() if item is not None]
+    return _is_number(value.get("valid_loss")) and all(map(_is_number, numbers))
 
 
 REQUIRED: dict[str, Callable[[Any], bool]] = {
@@ -58,9 +74,9 @@ REQUIRED: dict[str, Callable[[Any], bool]] = {
     "optimizers": _is_dict_of(dict),
     "scaler": _is_a(dict, type(None)),
     "random": _is_a(dict),
-    "best": _is_a(dict, type(None)),
-    "evaluations": _are_records,
-    "log": _is_a(dict),
+    "best": lambda value: value is None or _are_numbers(value),
+    "evaluations": _are_evaluations,
+    "log": _are_numbers,
     "versions": _is_a(dict),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from infinito.checkpoint.discover import (
     is_plain_file,
     verify_step,
 )
-from infinito.checkpoint.manifest import read_manifest
+from infinito.checkpoint.manifest import Entry, read_manifest
 from infinito.checkpoint.record import read_record
 from infinito.checkpoint.verify import inspect_checkpoint
 from infinito.errors import CheckpointError
@@ -31,24 +32,32 @@ def survey_run(run: Path) -> dict[str, Any]:
     losses = _training_losses(run / METRICS_FILE)
     rows = []
     for step, path in found.items():
-        try:
-            content = verify_step(path, step, manifest.get(path.name))
-        except CheckpointError as error:
-            rows.append(_damaged(path, step, error))
-        else:
-            rows.append(_whole(path, content, losses))
+        # A run that goes on meanwhile removes old checkpoints: one that has gone is left out.
+        with contextlib.suppress(FileNotFoundError):
+            rows.append(_survey(path, step, manifest.get(path.name), losses))
     for name, mark in ((BEST_FILE, "best"), (LAST_FILE, "last")):
         if is_plain_file(run / name):
             _mark(rows, run / name, mark, losses)
-    return {"run": str(run), "started": read_record(run).get("started"), "checkpoints": rows}
+    started = read_record(run).get("started")
+    shown = started if type(started) is str else None
+    return {"run": str(run), "started": shown, "checkpoints": rows}
+
+
+def _survey(path: Path, step: int, entry: Entry | None, losses: dict[int, float]) -> dict[str, Any]:
+    try:
+        content = verify_step(path, step, entry)
+    except CheckpointError as error:
+        return _damaged(path, step, error)
+    return _whole(path, content, losses)
 
 
 def _mark(rows: list[dict[str, Any]], link: Path, mark: str, losses: dict[int, float]) -> None:
     """Mark the row that ``link`` stands for, or add a row where its step file is gone."""
     for row in rows:
-        if link.samefile(link.with_name(row["file"])):
-            row[mark] = True
-            return
+        with contextlib.suppress(FileNotFoundError):
+            if link.samefile(link.with_name(row["file"])):
+                row[mark] = True
+                return
     try:
         content = inspect_checkpoint(link)
     except CheckpointError as error:

@@ -17,11 +17,12 @@ State = dict[str, dict[str, Any]]
 
 @dataclass
 class Part:
-    """One torch optimizer, the names of its parameters, and its peak learning rate."""
+    """One torch optimizer, the names of its parameters, its peak rate, its fields a parameter."""
 
     optimizer: torch.optim.Optimizer
     names: list[str]
     peak_learning_rate: float
+    fields: frozenset[str]
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Parameters in the order of ``names``."""
@@ -63,6 +64,7 @@ class Optimizers:
                 fields = remaining.pop(name, None)
                 part.optimizer.state.pop(parameter, None)
                 if fields:
+                    _require_fields(name, fields, part.fields)
                     part.optimizer.state[parameter] = _own_fields(name, fields, parameter)
         if remaining:
             raise CheckpointError(
@@ -70,17 +72,23 @@ class Optimizers:
             )
 
 
+def _require_fields(name: str, found: dict[str, Any], wanted: frozenset[str]) -> None:
+    if found.keys() != wanted:
+        raise CheckpointError(
+            f"the optimizer state of {name} has the fields {sorted(found)}, not {sorted(wanted)}"
+        )
+
+
 def _own_fields(name: str, fields: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
     for field, value in fields.items():
-        if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+        shape = () if field == "step" else tuple(parameter.shape)
+        if not isinstance(value, Tensor) or value.dtype != parameter.dtype or value.shape != shape:
+            found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else "absent"
             raise CheckpointError(
-                f"optimizer field {name}.{field} has shape {tuple(value.shape)}, "
-                f"its parameter {tuple(parameter.shape)}"
+                f"optimizer field {name}.{field} is {found}, not {parameter.dtype} {shape}"
             )
     return {
         field: value.clone().to(parameter.device if value.ndim else value.device)
-        if isinstance(value, Tensor)
-        else value
         for field, value in fields.items()
     }
 
@@ -110,7 +118,8 @@ def _build(model: nn.Module, training: TrainingConfig) -> Iterator[Part]:
         eps=1e-8,
         fused=True,
     )
-    yield Part(adamw, [*decayed, *gains], training.learning_rate)
+    fields = frozenset({"step", "exp_avg", "exp_avg_sq"})
+    yield Part(adamw, [*decayed, *gains], training.learning_rate, fields)
 
 
 def _muon(matrices: dict[str, nn.Parameter], training: TrainingConfig) -> Part:
@@ -122,4 +131,5 @@ def _muon(matrices: dict[str, nn.Parameter], training: TrainingConfig) -> Part:
         momentum=0.95,
         nesterov=True,
     )
-    return Part(muon, list(matrices), training.muon_learning_rate)
+    fields = frozenset({"momentum_buffer"})
+    return Part(muon, list(matrices), training.muon_learning_rate, fields)

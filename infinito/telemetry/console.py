@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -47,10 +48,19 @@ class PlainConsole:
 
     def write(self, record: Record) -> None:
         """Print the record."""
-        print(record_line(record, self.total_steps), file=sys.stderr, flush=True)
+        try:
+            print(record_line(record, self.total_steps), file=sys.stderr, flush=True)
+        except OSError:  # its reader has gone, or the disk behind it is full: training goes on
+            self._silence()
 
     def close(self) -> None:
         """Nothing to finish."""
+
+    def _silence(self) -> None:
+        # What is buffered would fail again when the interpreter flushes it at its end.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stderr.fileno())
+        os.close(null)
 
 
 class LiveConsole:

@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from infinito.checkpoint.format import read_checkpoint, write_checkpoint
+from infinito.checkpoint.structure import check_shapes
 from infinito.config.load import config_from_plain, to_plain
 from infinito.config.schema import Config
 from infinito.data.order import SequenceOrder
 from infinito.data.prepare import Dataset
 from infinito.data.tokenizer import Tokenizer
-from infinito.errors import ConfigError, DataError, DivergedError
+from infinito.errors import CheckpointError, ConfigError, DataError, DivergedError
 from infinito.evaluate.perplexity import Score, score
-from infinito.load import build_model
+from infinito.load import build_model, planned_shapes
 from infinito.model.attention import SelfAttention
 from infinito.model.transformer import Transformer
 from infinito.model.weights import load_weights
@@ -89,13 +90,16 @@ def open_subject(path: Path, device: str = "auto") -> Subject:
     at the same value.
     """
     content = read_checkpoint(path)
-    config = _learnable(config_from_plain(content["config"], str(path)))
+    config = _learnable(config_from_plain(content["config"], str(path), CheckpointError))
     tokenizer = Tokenizer.from_json(content["tokenizer"])
-    model = build_model(config, tokenizer.vocab_size)
     weights = dict(content["average"] or content["model"])
-    for name, parameter in model.named_parameters():
+    start = math.log(config.model.attention.lambda_init)  # what a fixed lambda stood at
+    shapes = planned_shapes(config, tokenizer.vocab_size)
+    for name in shapes:
         if name.endswith("log_lambda"):
-            weights.setdefault(name, parameter.detach())  # at lambda_init, as it was fixed
+            weights.setdefault(name, torch.full(shapes[name], start))
+    check_shapes(weights, shapes)
+    model = build_model(config, tokenizer.vocab_size)
     load_weights(model, weights)
     model.to(choose_device(device).value)
     return Subject(content, config, model, tokenizer)

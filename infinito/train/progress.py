@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from infinito.errors import CheckpointError
 from infinito.train.step import StepResult
 
 
@@ -77,4 +78,18 @@ class Progress:
             tokens=content["tokens"],
             evaluations=[dict(e) for e in content["evaluations"]],
             window=Window(**content["log"]),
+        )
+
+
+def require_agreement(content: dict[str, Any], derived: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose redundant fields say something else than the rest of it.
+
+    Raises:
+        CheckpointError: ``content`` differs from ``derived``; the fields are named.
+    """
+    wrong = [name for name, value in derived.items() if content[name] != value]
+    if wrong:
+        raise CheckpointError(
+            f"the checkpoint contradicts itself in: {', '.join(wrong)}",
+            "use another checkpoint of the run (`infinito runs` lists them)",
         )

@@ -9,7 +9,9 @@ from typing import Any
 
 from infinito.checkpoint.discover import resolve_checkpoint, suggest_other
 from infinito.checkpoint.format import read_checkpoint
+from infinito.checkpoint.record import library_versions
 from infinito.checkpoint.store import RunDirectory
+from infinito.config.explain import printable
 from infinito.config.load import config_from_plain, override_config
 from infinito.config.schema import Config
 from infinito.errors import CheckpointError
@@ -45,6 +47,7 @@ def resume(request: Resumption, *, dry_run: bool, announce: Announce) -> None:
     made = changes(stored, config)
     trainer = Trainer.from_content(content, config, request.allow_data_change, announce)
     announce(f"resuming {shown(path)} at step {trainer.progress.step} of {trainer.total_steps}")
+    announce_versions(content["versions"], announce)
     announce_changes(made, stored, trainer, announce)
     if trainer.finished:
         announce(f"nothing to do: already at step {trainer.progress.step} of {trainer.total_steps}")
@@ -86,6 +89,20 @@ def _continue_elsewhere(trainer: Trainer, path: Path, home: Path, announce: Anno
             f"{trainer.progress.step}"
         )
         carry_out(trainer, directory, announce)
+
+
+def announce_versions(stored: dict[str, Any], announce: Announce) -> None:
+    """Warn if the program or a library is not the one that wrote the checkpoint."""
+    different = [
+        f"{name} {printable(str(stored.get(name, 'unknown')), 40)} -> {version}"
+        for name, version in library_versions().items()
+        if stored.get(name) != version
+    ]
+    if different:
+        announce(
+            f"warning: versions differ: {', '.join(different)}; the bits of an unbroken run are "
+            "promised for equal versions only"
+        )
 
 
 def announce_changes(

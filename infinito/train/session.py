@@ -17,6 +17,7 @@ from infinito.data.prepare import prepare
 from infinito.errors import DivergedError
 from infinito.runtime.memory import keep_freed_memory, memory_errors_explained
 from infinito.runtime.paths import shown
+from infinito.runtime.random import random_state, set_random_state
 from infinito.runtime.signals import StopRequest
 from infinito.telemetry.console import console_sink
 from infinito.telemetry.sinks import JsonLines, Sink, TensorBoard
@@ -71,6 +72,7 @@ def carry_out(trainer: Trainer, directory: RunDirectory, announce: Announce) -> 
         DivergedError: A number was not finite; the message names the last good checkpoint.
         ResourceError: Memory or disk do not suffice.
     """
+    streams = random_state(trainer.config.device)
     for line in plan_lines(trainer):
         announce(line)
     announce(f"run:        {shown(directory.path)}")
@@ -83,6 +85,9 @@ def carry_out(trainer: Trainer, directory: RunDirectory, announce: Announce) -> 
     directory.write_text("config.yaml", to_yaml(trainer.config))
     with _sinks(trainer, directory) as sinks, StopRequest() as stop:
         recorder = Recorder(trainer, sinks, _seconds_before(directory))
+        # A library may draw from Python's stream when it is imported (rich does), and imports
+        # depend on the process: the run goes on with the streams it was built or restored with.
+        set_random_state(streams, trainer.config.device)
         with _explained(trainer), _naming_the_last_good(directory):
             run(trainer, directory, recorder, stop)
     for line in summary_lines(trainer, directory):
@@ -144,7 +149,11 @@ def _naming_the_last_good(directory: RunDirectory) -> Iterator[None]:
 
 
 def _seconds_before(directory: RunDirectory) -> float:
-    """Training time of the run so far, from the last line of its metrics."""
+    """Training time of the run so far, from the last line of its metrics; 0 where it says none."""
     path = directory.path / METRICS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return float(json.loads(lines[-1]).get("seconds", 0.0)) if lines else 0.0
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    try:
+        seconds = json.loads(lines[-1]).get("seconds") if lines else None
+    except (ValueError, RecursionError, AttributeError):  # a line that no run wrote
+        seconds = None
+    return float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e12 else 0.0

@@ -26,6 +26,7 @@ from infinito.data.tokenizer import Tokenizer
 from infinito.errors import CheckpointError, DataError, DivergedError
 from infinito.evaluate.causality import check_causality
 from infinito.evaluate.perplexity import Score, score
+from infinito.load import planned_shapes
 from infinito.model.transformer import Transformer
 from infinito.model.weights import load_weights, parameter_shapes
 from infinito.optim.average import Average
@@ -35,7 +36,7 @@ from infinito.runtime.precision import autocast
 from infinito.runtime.random import random_state, seed_everything, set_random_state
 from infinito.train.automatic import attention_reason, resolve_automatic
 from infinito.train.compilation import compile_blocks
-from infinito.train.progress import Progress
+from infinito.train.progress import Progress, require_agreement
 from infinito.train.speed import Speed
 from infinito.train.step import StepResult, accumulate_gradients, training_step
 from infinito.train.summary import performance_report
@@ -218,7 +219,7 @@ class Trainer:
         """
         try:
             self._load_state(content)
-        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             # The file verified, so whoever wrote it wrote this: a stranger's content, not damage.
             raise CheckpointError(
                 f"the checkpoint's state makes no sense ({type(error).__name__}: {error})",
@@ -260,8 +261,11 @@ class Trainer:
         announce: Announce = _silent,
     ) -> Trainer:
         """Rebuild a run from checkpoint content under ``config``: its own, or one changed."""
-        dataset = prepare(config, tokenizer=Tokenizer.from_json(content["tokenizer"]))
-        changed = [s for s, h in content["data"].items() if dataset.text_sha256.get(s) != h]
+        tokenizer = Tokenizer.from_json(content["tokenizer"])
+        check_shapes(content["model"], planned_shapes(config, tokenizer.vocab_size))
+        dataset = prepare(config, tokenizer=tokenizer)
+        known, found = content["data"], dataset.text_sha256
+        changed = sorted(s for s in known | found if known.get(s) != found.get(s))
         if changed and not allow_data_change:
             raise DataError(
                 f"the {' and '.join(changed)} text is not what this run was trained on",
@@ -269,6 +273,8 @@ class Trainer:
             )
         trainer = cls(config, dataset, announce)
         trainer.load_state(content)
+        derived = {"vocab_size": trainer.model.vocab_size, "best": trainer.progress.best}
+        require_agreement(content, derived if changed else {**derived, "epoch": trainer.epoch})
         return trainer
 
     # -- inner --------------------------------------------------------------------------------

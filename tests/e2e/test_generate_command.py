@@ -63,6 +63,7 @@ def piped(checkpoint: Path, *options: str, **how: Any) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.row("G-07")
 def test_stdout_is_the_prompt_and_its_continuation_only(generate: Generate) -> None:
     outcome = generate("--seed", "1")
     assert outcome.code == 0
@@ -73,11 +74,13 @@ def test_stdout_is_the_prompt_and_its_continuation_only(generate: Generate) -> N
     assert "device" not in outcome.out
 
 
+@pytest.mark.row("G-01")
 def test_seeds(generate: Generate) -> None:
     assert generate("--seed", "1").out == generate("--seed", "1").out
     assert generate("--seed", "1").out != generate("--seed", "2").out
 
 
+@pytest.mark.row("G-01")
 def test_a_drawn_seed_is_told_and_gives_the_text_again(generate: Generate) -> None:
     first = generate()
     seed = first.err.split("--seed ")[1].split()[0]
@@ -85,6 +88,7 @@ def test_a_drawn_seed_is_told_and_gives_the_text_again(generate: Generate) -> No
     assert generate().out != first.out
 
 
+@pytest.mark.row("G-02")
 def test_greedy_is_temperature_zero(generate: Generate) -> None:
     greedy = generate("--greedy", "--temperature", "0.9", "--seed", "4")
     assert greedy.out == generate("--temperature", "0", "--seed", "5").out
@@ -138,6 +142,7 @@ def test_json_is_one_document(generate: Generate) -> None:
         assert {"seq_rep_4", "rep_128", "diversity", "human"} <= sample["repetition"].keys()
 
 
+@pytest.mark.row("G-04")
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -171,6 +176,7 @@ def test_no_prompt(generate: Generate) -> None:
     assert "--prompt" in outcome.err
 
 
+@pytest.mark.row("G-06")
 @pytest.mark.parametrize(
     "prompt",
     ["", "   ", "日本語 ❤", "--help", "-x", "<eos><unk><|endoftext|>", "word " * 4000, "a\nb\n"],
@@ -181,6 +187,7 @@ def test_any_prompt_is_continued(generate: Generate, prompt: str) -> None:
     assert outcome.out.startswith(prompt)
 
 
+@pytest.mark.row("G-06")
 def test_prompt_of_bad_bytes(generate: Generate) -> None:
     outcome = generate(prompt=os.fsdecode(b"caf\xe9"))
     assert outcome.code == 2
@@ -204,6 +211,7 @@ def test_missing_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert "none.pt" in capsys.readouterr().err
 
 
+@pytest.mark.row("G-09")
 @pytest.mark.parametrize("temperature", ["0", "1"])
 def test_broken_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], temperature: str
@@ -220,6 +228,7 @@ def test_interactive_continues_each_line(checkpoint: Path) -> None:
     assert result.stdout.decode() == "first line\n\nthird €\n"
 
 
+@pytest.mark.row("G-08")
 def test_closed_stdout_is_silent(checkpoint: Path) -> None:
     read, write = os.pipe()
     os.close(read)

@@ -73,6 +73,7 @@ def test_train_writes_the_files_of_the_contract(tmp_path: Path) -> None:
     assert "\x1b[" not in result.stderr
 
 
+@pytest.mark.row("R-01", "R-02", "R-12")
 def test_resume_by_command_equals_the_unbroken_run(tmp_path: Path) -> None:
     config = write_config(tmp_path, model__dropout=0.1, output_dir="run")
     whole, part = tmp_path / "a", tmp_path / "b"
@@ -98,6 +99,7 @@ def test_resume_by_command_equals_the_unbroken_run(tmp_path: Path) -> None:
     assert metrics(whole / "run") == metrics(part / "run")
 
 
+@pytest.mark.row("C-02")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_names_the_resume_command(
     tmp_path: Path, number: signal.Signals, code: int
@@ -123,6 +125,7 @@ def test_a_signal_saves_and_names_the_resume_command(
     assert resumed.returncode == 0, resumed.stderr
 
 
+@pytest.mark.row("R-04", "R-06", "R-10")
 def test_overrides_are_shown_and_shapes_refused(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     assert infinito("train", "--config", config, cwd=tmp_path).returncode == 0
@@ -147,6 +150,7 @@ def test_overrides_are_shown_and_shapes_refused(tmp_path: Path) -> None:
     assert content["sequences"] == 8 * 4 + 4 * 8
 
 
+@pytest.mark.row("R-09")
 def test_changed_text_is_refused_unless_allowed(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     assert infinito("train", "--config", config, cwd=tmp_path).returncode == 0
@@ -172,6 +176,7 @@ def test_a_copied_checkpoint_goes_on_alone_and_elsewhere(tmp_path: Path) -> None
     assert [line["step"] for line in metrics(tmp_path / "run")][-1] == 8
 
 
+@pytest.mark.row("K-01", "K-06", "D-01")
 def test_bad_starts_leave_nothing_behind(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     run = tmp_path / "run"
@@ -200,6 +205,7 @@ def test_bad_starts_leave_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.row("C-10")
 def test_divergence_stops_with_five_and_names_the_last_good_checkpoint(tmp_path: Path) -> None:
     config = write_config(tmp_path, training__max_grad_norm=0.0, training__warmup_steps=0)
     assert infinito("train", "--config", config, cwd=tmp_path).returncode == 0
@@ -219,6 +225,7 @@ def test_dry_run_tells_and_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.row("C-09")
 def test_two_runs_in_one_directory_are_refused(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     assert infinito("train", "--config", config, cwd=tmp_path).returncode == 0
@@ -227,6 +234,7 @@ def test_two_runs_in_one_directory_are_refused(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
 
 
+@pytest.mark.row("R-08")
 def test_early_stopping_ends_at_the_same_evaluation_after_a_resume(tmp_path: Path) -> None:
     """R-08: a learning rate that ruins the model makes every later evaluation a bad one."""
     changes = {

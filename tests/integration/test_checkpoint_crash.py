@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from infinito.checkpoint.format import read_checkpoint
 from infinito.checkpoint.manifest import read_manifest
 from infinito.checkpoint.store import RunDirectory
@@ -33,6 +35,7 @@ def in_child(work: Callable[[], None]) -> int:
     return pid
 
 
+@pytest.mark.row("C-01")
 def test_kills_around_saving_and_rotation(tmp_path: Path) -> None:
     generator = random.Random(3)
     run = tmp_path / "run"
@@ -78,6 +81,7 @@ def test_kills_around_saving_and_rotation(tmp_path: Path) -> None:
     assert reached >= KILLS // 3
 
 
+@pytest.mark.row("C-03")
 def test_a_file_size_limit_leaves_earlier_checkpoints(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with RunDirectory.create(run, "x") as directory:

@@ -45,6 +45,7 @@ def test_the_trainers_validation_is_found_again(
     assert result(capsys, checkpoint)["loss"] != found["loss"]  # half the stride by default
 
 
+@pytest.mark.row("E-01", "E-02")
 def test_twice_is_equal_and_the_checkpoint_untouched(
     run: tuple[Path, Path, float], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,6 +119,7 @@ def test_hub_directory(tmp_path: Path) -> None:
     assert dataset.splits["valid"].n_documents == 3
 
 
+@pytest.mark.row("D-02")
 @pytest.mark.parametrize("offline", ["0", "1"])
 def test_hub_out_of_reach(tmp_path: Path, offline: str) -> None:
     program = (
@@ -167,6 +168,7 @@ def test_validation_is_split_off_and_said(tmp_path: Path) -> None:
     assert 0.05 < dataset.splits["valid"].n_bytes / len(joined) < 0.2
 
 
+@pytest.mark.row("D-03")
 @pytest.mark.parametrize("kind", ["bpe", "word", "byte"])
 @pytest.mark.parametrize(
     "data",
@@ -187,6 +189,7 @@ def test_odd_but_harmless_texts(tmp_path: Path, data: bytes, kind: str) -> None:
     assert sum(store.n_words for store in stores) == len(text.split()) + text.count("\n")
 
 
+@pytest.mark.row("D-01", "D-04")
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -209,6 +212,7 @@ def test_useless_texts(tmp_path: Path, data: bytes, reason: str, kind: str) -> N
     assert not list((cache_root() / "tokens").glob("*.tmp"))
 
 
+@pytest.mark.row("D-01")
 def test_missing_parts(tmp_path: Path) -> None:
     good = str(write_text(tmp_path / "good.txt"))
     for data, reason in (
@@ -225,6 +229,7 @@ def test_missing_parts(tmp_path: Path) -> None:
         prepare(config({"train_file": good}), splits=["test"])
 
 
+@pytest.mark.row("D-06")
 def test_overlap_is_measured(tmp_path: Path) -> None:
     text, other = write_text(tmp_path / "a.txt"), tmp_path / "b.txt"
     other.write_text("A line of text that was never seen before .\n" * 10)
@@ -330,6 +335,7 @@ def test_a_given_tokenizer_is_used(tmp_path: Path) -> None:
     assert not [entry for entry in Cache().entries() if entry.kind == "tokenizer"]
 
 
+@pytest.mark.row("D-05")
 def test_ids_do_not_wrap(tmp_path: Path) -> None:
     assert token_dtype(65536) == np.uint16
     assert token_dtype(65537) == np.uint32

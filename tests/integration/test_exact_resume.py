@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -50,6 +49,7 @@ def small_text(tmp_path: Path) -> None:
     write_text(tmp_path / "text.txt", paragraphs=8)
 
 
+@pytest.mark.row("R-01", "R-03")
 @settings(
     max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -70,6 +70,7 @@ def test_any_stops_end_with_the_same_file(tmp_path: Path, stops: list[int]) -> N
     assert path.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.row("R-01")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -88,45 +89,7 @@ def test_other_settings_resume_exactly_too(tmp_path: Path, changes: dict[str, ob
     assert (tmp_path / "part.pt").read_bytes() == (tmp_path / "whole.pt").read_bytes()
 
 
-def _without(content: dict[str, Any], path: str) -> dict[str, Any]:
-    """The content with one field replaced by what a fresh run would have."""
-    *sections, key = path.split(".")
-    target = content
-    for section in sections:
-        target = target[section]
-    log = {"loss_sum": 0.0, "targets": 0, "grad_norm": 0.0}
-    blank = {"optimizers": {}, "evaluations": [], "average": None, "log": log}
-    target[key] = blank.get(key, 0)
-    return content
-
-
-@pytest.mark.parametrize(
-    "dropped", ["optimizers", "evaluations", "average", "log", "sequences", "tokens", "step"]
-)
-def test_each_field_matters(tmp_path: Path, dropped: str) -> None:
-    whole = advance(build(tmp_path), 9)
-    expected = tmp_path / "whole.pt"
-    whole.save(expected)
-    part = tmp_path / "part.pt"
-    advance(build(tmp_path), 6).save(part)
-    content = _without(read_checkpoint(part), dropped)
-    damaged = Trainer.from_content(content, config_from_plain(content["config"], "test"))
-    advance(damaged, 9).save(part)
-    assert part.read_bytes() != expected.read_bytes()
-
-
-def test_the_random_streams_matter(tmp_path: Path) -> None:
-    whole, part = tmp_path / "whole.pt", tmp_path / "part.pt"
-    advance(build(tmp_path), 9).save(whole)
-    advance(build(tmp_path), 6).save(part)
-    content = read_checkpoint(part)
-    torch.manual_seed(99)
-    content["random"]["torch"] = torch.get_rng_state()
-    trainer = Trainer.from_content(content, config_from_plain(content["config"], "test"))
-    advance(trainer, 9).save(part)
-    assert part.read_bytes() != whole.read_bytes()
-
-
+@pytest.mark.row("R-07", "R-14")
 @pytest.mark.parametrize(
     "field",
     ["step", "epoch", "tokens", "sequences", "config", "tokenizer", "vocab_size", "data", "model",
@@ -144,6 +107,7 @@ def test_a_missing_field_is_refused(tmp_path: Path, field: str) -> None:
     assert field in caught.value.message
 
 
+@pytest.mark.row("R-05")
 def test_evaluating_and_saving_change_no_bit(tmp_path: Path) -> None:
     plain = build(tmp_path)
     for _ in range(6):
@@ -157,6 +121,7 @@ def test_evaluating_and_saving_change_no_bit(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.row("X-02")
 def test_same_seed_same_bits_and_other_seed_other_bits(tmp_path: Path) -> None:
     states = []
     for seed in (7, 7, 8):
@@ -166,6 +131,7 @@ def test_same_seed_same_bits_and_other_seed_other_bits(tmp_path: Path) -> None:
     assert not torch.equal(states[0], states[2])
 
 
+@pytest.mark.row("X-03")
 def test_a_batch_split_another_way_takes_the_same_sequences(tmp_path: Path) -> None:
     """X-03: with neither dropout nor clipping only rounding differs, in weights and in moments."""
     quiet = {"model__dropout": 0.0, "model__output_dropout": 0.0, "model__word_dropout": 0.0,

@@ -69,6 +69,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.row("G-10")
 @pytest.mark.parametrize("changes", VARIANTS)
 @pytest.mark.parametrize("prompt", ["", "the cat", "the cat sat on the mat and " * 3])
 def test_cache_equals_plain_decoding_far_past_the_context(
@@ -82,6 +83,7 @@ def test_cache_equals_plain_decoding_far_past_the_context(
     assert len(set(fast[0].ids)) > 8, "a constant text would prove nothing"
 
 
+@pytest.mark.row("G-10")
 def test_cache_equals_plain_decoding_of_a_batch(model: Transformer, endless: Tokenizer) -> None:
     options = {"num_samples": 3, "max_new_tokens": 3 * CONTEXT, "temperature": 1.0}
     fast, plain = (run(model, endless, **options, use_cache=c) for c in (True, False))
@@ -97,6 +99,7 @@ def test_full_context_keeps_its_last_half(model: Transformer, tokenizer: Tokeniz
     assert generate(model, tokenizer, ids, config)[0].ids == [expected]
 
 
+@pytest.mark.row("G-01")
 def test_same_seed_same_text_other_seed_other_text(
     model: Transformer, tokenizer: Tokenizer
 ) -> None:
@@ -115,6 +118,7 @@ def test_generation_leaves_torchs_random_state_alone(
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.row("G-02")
 def test_greedy_is_one_text_whatever_the_seed(model: Transformer, tokenizer: Tokenizer) -> None:
     texts = {
         run(model, tokenizer, temperature=0, seed=seed, top_p=p)[0].text
@@ -141,6 +145,7 @@ def test_a_sample_does_not_depend_on_how_many_there_are(
     assert run(model, tokenizer, num_samples=5) == many
 
 
+@pytest.mark.row("G-03")
 @pytest.mark.parametrize(
     "options",
     [
@@ -164,6 +169,7 @@ def test_extreme_legal_values(
     assert all(0 <= identifier < tokenizer.vocab_size for identifier in sample.ids)
 
 
+@pytest.mark.row("G-05")
 def test_no_new_tokens(model: Transformer, tokenizer: Tokenizer) -> None:
     assert run(model, tokenizer, max_new_tokens=0) == [Sample([], "", "length")]
 
@@ -181,6 +187,7 @@ def test_no_ngram_is_repeated(model: Transformer, tokenizer: Tokenizer) -> None:
     assert sample != plain[0]
 
 
+@pytest.mark.row("G-11")
 def test_repetition_penalty_reaches_the_prompt_but_not_the_eos(tokenizer: Tokenizer) -> None:
     model = model_of(tokenizer)
     plain = run(model, tokenizer, temperature=0, repetition_penalty=1)[0].ids
@@ -272,6 +279,7 @@ def test_streamed_pieces_join_to_the_text(tokenizer: Tokenizer) -> None:
     assert "€" in pieces[0] + pieces[1]
 
 
+@pytest.mark.row("G-09")
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_broken_weights_are_told(tokenizer: Tokenizer, broken: float, temperature: float) -> None:

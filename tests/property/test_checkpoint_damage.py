@@ -33,6 +33,7 @@ def noticed_or_equal(path: Path, data: bytes) -> bool:
     return False
 
 
+@pytest.mark.row("C-05")
 def test_flipped_bits(good: bytes, tmp_path: Path) -> None:
     generator = random.Random(5)
     noticed = 0
@@ -44,6 +45,7 @@ def test_flipped_bits(good: bytes, tmp_path: Path) -> None:
     assert noticed > FLIPS / 2
 
 
+@pytest.mark.row("C-04")
 def test_cuts(good: bytes, tmp_path: Path) -> None:
     for length in [*range(0, len(good), 97), len(good) - 1]:
         assert noticed_or_equal(tmp_path / "a.pt", good[:length])
@@ -73,12 +75,14 @@ def mutate(data: bytes, generator: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.row("S-09")
 def test_mutations(good: bytes, tmp_path: Path) -> None:
     generator = random.Random(11)
     for _ in range(MUTATIONS):
         noticed_or_equal(tmp_path / "a.pt", mutate(good, generator))
 
 
+@pytest.mark.row("S-09")
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 def test_mutated_descriptions_with_right_checksums(good: bytes, tmp_path: Path) -> None:
     """An attacker repairs the CRC, so the interpreter itself meets arbitrary bytes."""

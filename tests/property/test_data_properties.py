@@ -110,6 +110,7 @@ def test_an_epoch_targets_each_token_at_most_once(
         assert all(b == a + 1 for a, b in pairwise(row) if int(a) not in last)
 
 
+@pytest.mark.row("X-07")
 @quick
 @given(lengths, st.integers(0, 9), st.lists(st.integers(0, 200), min_size=1, max_size=8))
 def test_a_position_is_a_pure_function(sizes: list[int], seed: int, positions: list[int]) -> None:
@@ -141,6 +142,7 @@ def test_epochs_and_seeds_differ() -> None:
 GOLDEN = [427, 428, 429, 430, 431, 432, 433, 259, 260, 261, 262]
 
 
+@pytest.mark.row("X-07")
 def test_batches_do_not_depend_on_how_they_are_split() -> None:
     import torch
 

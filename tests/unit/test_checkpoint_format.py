@@ -32,6 +32,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
+@pytest.mark.row("S-01")
 def test_loads_with_weights_only_and_no_added_globals(tmp_path: Path) -> None:
     content = make_content()
     write_checkpoint(tmp_path / "a.pt", content)
@@ -112,6 +113,7 @@ def test_inspection_gives_the_content_without_tensors(tmp_path: Path) -> None:
     assert (spec.dtype, spec.shape) == ("float32", (16, 8))
 
 
+@pytest.mark.row("C-15")
 def test_order_of_system_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     kinds: dict[int, str] = {}
@@ -139,6 +141,7 @@ def test_order_of_system_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(calls) == 3
 
 
+@pytest.mark.row("C-03")
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
 def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
@@ -185,6 +188,7 @@ def test_a_write_that_failed_once_is_not_forgotten(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.row("S-08")
 def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("precious")
     (tmp_path / "a.pt.tmp").symlink_to(tmp_path / "victim")
@@ -192,6 +196,7 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_text() == "precious"
 
 
+@pytest.mark.row("S-07")
 def test_shapes_are_compared_by_name() -> None:
     model = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
     check_shapes(model, {"a": (2, 3), "b": (4,)})

@@ -60,6 +60,7 @@ def test_files_of_a_save(run: RunDirectory) -> None:
     assert entry["size"] == path.stat().st_size
 
 
+@pytest.mark.row("C-16")
 def test_rotation_keeps_the_last_and_an_older_best(run: RunDirectory) -> None:
     for step in (2, 4, 6, 8, 10):
         save(run, step, is_best=step == 4)
@@ -69,6 +70,7 @@ def test_rotation_keeps_the_last_and_an_older_best(run: RunDirectory) -> None:
     assert set(read_manifest(run.path)) == {path.name for path in run.steps().values()}
 
 
+@pytest.mark.row("C-16")
 def test_best_survives_rotation_after_reopening(run: RunDirectory) -> None:
     save(run, 2, is_best=True)
     run.close()
@@ -78,6 +80,7 @@ def test_best_survives_rotation_after_reopening(run: RunDirectory) -> None:
         assert list(again.steps()) == [2, 6]
 
 
+@pytest.mark.row("C-15")
 def test_order_of_a_save_and_its_rotation(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +110,7 @@ def test_order_of_a_save_and_its_rotation(
     ]
 
 
+@pytest.mark.row("C-16")
 def test_nothing_is_deleted_while_the_successor_is_damaged(
     run: RunDirectory, notes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +131,7 @@ def test_nothing_is_deleted_while_the_successor_is_damaged(
     assert any("older checkpoints are kept" in note for note in notes)
 
 
+@pytest.mark.row("C-16")
 def test_a_failed_delete_only_warns(
     run: RunDirectory, notes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +186,7 @@ def test_a_crash_while_saving_a_step_again(
     assert run.newest_verified() == run.path / "step-000002.pt"
 
 
+@pytest.mark.row("S-08")
 def test_rotation_does_not_follow_links(run: RunDirectory, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()
@@ -195,6 +201,7 @@ def test_rotation_does_not_follow_links(run: RunDirectory, tmp_path: Path) -> No
     assert not (run.path / "last.pt").is_symlink()
 
 
+@pytest.mark.row("C-13")
 def test_odd_names_are_noted_and_skipped(run: RunDirectory, notes: list[str]) -> None:
     good = save(run, 8)
     for name in ("step-9999", "step-8-tmp", "step-x", "step-000900.pt"):
@@ -206,6 +213,7 @@ def test_odd_names_are_noted_and_skipped(run: RunDirectory, notes: list[str]) ->
         assert any(f"{name} is not a checkpoint" in note for note in notes)
 
 
+@pytest.mark.row("C-14")
 def test_a_damaged_newest_falls_back_and_says_so(run: RunDirectory, notes: list[str]) -> None:
     save(run, 2)
     flip(save(run, 4))
@@ -234,6 +242,7 @@ def test_a_damaged_manifest_is_no_obstacle(run: RunDirectory) -> None:
         assert run.newest_verified() == path
 
 
+@pytest.mark.row("C-11")
 def test_time_stamps_mean_nothing(run: RunDirectory) -> None:
     for age, step in enumerate((9, 10, 100)):
         run.keep_last = 5
@@ -241,6 +250,7 @@ def test_time_stamps_mean_nothing(run: RunDirectory) -> None:
     assert run.newest_verified() == run.path / "step-000100.pt"
 
 
+@pytest.mark.row("C-09")
 def test_a_directory_that_holds_a_run_is_refused(run: RunDirectory) -> None:
     save(run, 2)
     run.close()
@@ -251,6 +261,7 @@ def test_a_directory_that_holds_a_run_is_refused(run: RunDirectory) -> None:
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
 
 
+@pytest.mark.row("C-07")
 def test_directories_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/self/run")):
@@ -262,6 +273,7 @@ def test_directories_that_cannot_be(tmp_path: Path) -> None:
         RunDirectory.create(tmp_path / "locked", "x")
 
 
+@pytest.mark.row("C-08")
 def test_a_second_process_is_refused_with_the_pid_of_the_first(run: RunDirectory) -> None:
     for take in (
         lambda: RunDirectory.create(run.path, "x"),
@@ -316,6 +328,7 @@ def test_leftovers_of_dead_processes_are_removed(run: RunDirectory, notes: list[
     assert any("step-000004.pt.tmp" in note for note in notes)
 
 
+@pytest.mark.row("C-03")
 def test_space_is_asked_for_before(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     run.require_space(1000)
     monkeypatch.setattr(checkpoint_files, "free_bytes", lambda _: 5_000_000)
@@ -431,6 +444,7 @@ def test_only_links_left(run: RunDirectory) -> None:
     assert newest_verified(run.path) == run.path / "last.pt"
 
 
+@pytest.mark.row("S-11")
 def test_the_record_blanks_secrets(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hunter2-hunter2")
     arguments = [

@@ -16,7 +16,7 @@ import typer
 from infinito.cli import main as program
 from infinito.cli.main import Command, build_app, main
 from infinito.errors import DataError, Interrupted
-from tests.support import ROOT
+from tests.support import ROOT, tiny_settings
 
 INFINITO = [sys.executable, "-m", "infinito"]
 # Buffered, as for users: what is left in the buffer at the end is what these tests are about.
@@ -48,6 +48,7 @@ def outcome_of(
     return code, captured.out, captured.err
 
 
+@pytest.mark.row("K-06")
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -209,6 +210,7 @@ def with_deaf(streams: str, *arguments: str) -> subprocess.CompletedProcess[str]
         os.close(write_end)
 
 
+@pytest.mark.row("C-18")
 @pytest.mark.parametrize("streams", ["out", "err", "out err"])
 @pytest.mark.parametrize("command", ["config init", "--version", "--help", "config show"])
 def test_a_reader_that_left_is_no_failure(command: str, streams: str) -> None:
@@ -218,12 +220,31 @@ def test_a_reader_that_left_is_no_failure(command: str, streams: str) -> None:
     assert done.stdout if streams == "err" else not done.stdout
 
 
+@pytest.mark.row("C-18")
 @pytest.mark.parametrize("streams", ["out", "err", "out err"])
 def test_an_error_that_nobody_reads_keeps_its_code(streams: str) -> None:
     done = with_deaf(streams, "nonsense")
     assert done.returncode == 2
     assert not done.stdout
     assert "Exception ignored" not in (done.stderr or "")
+
+
+@pytest.mark.slow
+@pytest.mark.row("C-18")
+def test_training_goes_on_when_nobody_reads_its_lines(tmp_path: Path) -> None:
+    """`infinito train ... 2>&1 | head` must not end a run in the middle, and with exit code 0."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(tiny_settings(tmp_path, training__log_every=1)), encoding="utf-8")
+    with subprocess.Popen(
+        [*INFINITO, "train", "--config", str(path)],
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stderr.close()
+        assert process.wait(timeout=240) == 0
+    assert (tmp_path / "run" / "step-000008.pt").exists()
 
 
 def in_shell(command: str, redirection: str) -> subprocess.CompletedProcess[str]:
@@ -233,6 +254,7 @@ def in_shell(command: str, redirection: str) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
+@pytest.mark.row("C-18")
 @pytest.mark.skipif(os.name == "nt", reason="closes descriptors with a POSIX shell")
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_descriptors(redirection: str) -> None:

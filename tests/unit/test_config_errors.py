@@ -28,6 +28,7 @@ def message_of(path: Path | None, *settings: str) -> str:
     return caught.value.message
 
 
+@pytest.mark.row("K-01")
 def test_a_typo_names_line_value_and_the_nearest_key(tmp_path: Path) -> None:
     path = write(tmp_path / "c.yaml", seed=1, training={"lerning_rate": 0.1})
     assert message_of(path) == (
@@ -36,6 +37,7 @@ def test_a_typo_names_line_value_and_the_nearest_key(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.row("K-01")
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [
@@ -76,6 +78,7 @@ WRONG = {
 }
 
 
+@pytest.mark.row("K-02")
 @pytest.mark.parametrize(("key", "value"), [(k, v) for k, vs in WRONG.items() for v in vs])
 def test_a_wrong_value_is_refused_by_key(tmp_path: Path, key: str, value: Any) -> None:
     section, _, name = key.rpartition(".")
@@ -88,6 +91,7 @@ def test_a_wrong_value_is_refused_by_key(tmp_path: Path, key: str, value: Any) -
     assert "\n" not in message
 
 
+@pytest.mark.row("K-02")
 def test_all_problems_are_told_at_once_in_file_order(tmp_path: Path) -> None:
     path = write(
         tmp_path / "c.yaml",
@@ -126,6 +130,7 @@ def test_a_rule_broken_by_a_setting_alone_names_the_setting() -> None:
     assert message == "--set model.n_heads=3: model: d_model 256 is not a multiple of n_heads 3"
 
 
+@pytest.mark.row("K-05")
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [

@@ -44,6 +44,7 @@ MALFORMED = {
 }
 
 
+@pytest.mark.row("K-03")
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_files_are_refused_with_their_line(tmp_path: Path, name: str) -> None:
     content, expected = MALFORMED[name]
@@ -56,6 +57,7 @@ def test_malformed_files_are_refused_with_their_line(tmp_path: Path, name: str) 
     assert caught.value.remedy
 
 
+@pytest.mark.row("K-03")
 def test_a_duplicate_key_is_reported_beside_the_other_problems(tmp_path: Path) -> None:
     path = tmp_path / "y.yaml"
     path.write_bytes(
@@ -68,6 +70,7 @@ def test_a_duplicate_key_is_reported_beside_the_other_problems(tmp_path: Path) -
     assert f"{path}:7: seed = 2: given twice: first in line 6" in caught.value.message
 
 
+@pytest.mark.row("K-03")
 def test_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
     path = tmp_path / "y.yaml"
     path.write_bytes(b"\xef\xbb\xbfdata: {source: python-docs}\r\nseed: 3\r\n")
@@ -80,6 +83,7 @@ def test_a_directory_and_a_missing_file_are_refused(tmp_path: Path) -> None:
             load_config(path)
 
 
+@pytest.mark.row("K-04", "K-09")
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -120,6 +124,7 @@ def test_quoted_numbers_are_text() -> None:
     assert values == {"a": "3", "b": "true", "c": "4\n"}
 
 
+@pytest.mark.row("K-04")
 def test_exponents_are_numbers_in_a_config(tmp_path: Path) -> None:
     path = tmp_path / "y.yaml"
     path.write_bytes(GOOD + b"training: {learning_rate: 1e-4, weight_decay: 1}\n")
@@ -132,6 +137,7 @@ def test_exponents_are_numbers_in_a_config(tmp_path: Path) -> None:
 ODD_VALUES = ("no", "010", "1:30", ".nan", "2024-01-01", "0x10", "1_000")
 
 
+@pytest.mark.row("K-09")
 @pytest.mark.parametrize("text", [*ODD_VALUES, "~"])
 @pytest.mark.parametrize(
     "key", ["seed", "training.learning_rate", "model.qk_norm", "training.optimizer", "device"]
@@ -147,6 +153,7 @@ def test_odd_values_are_refused_in_every_type_but_text(tmp_path: Path, key: str,
     assert f"{key} = {shown}: must be" in caught.value.message
 
 
+@pytest.mark.row("K-09")
 @pytest.mark.parametrize("text", ODD_VALUES)
 def test_odd_values_are_kept_as_written_in_text(tmp_path: Path, text: str) -> None:
     path = tmp_path / "y.yaml"
@@ -154,6 +161,7 @@ def test_odd_values_are_kept_as_written_in_text(tmp_path: Path, text: str) -> No
     assert load_config(path).data.text_field == text
 
 
+@pytest.mark.row("K-09")
 def test_null_is_a_value_only_where_the_schema_has_it(tmp_path: Path) -> None:
     path = tmp_path / "y.yaml"
     path.write_bytes(GOOD + b"model:\n  d_ff: ~\n  n_kv_heads:\n")

@@ -22,6 +22,7 @@ def written(path: Path, data: bytes) -> Path:
     return path
 
 
+@pytest.mark.row("D-03")
 @pytest.mark.parametrize(
     ("data", "text"),
     [
@@ -48,6 +49,7 @@ def test_crlf_and_characters_across_chunks(tmp_path: Path, monkeypatch: pytest.M
     assert read(written(tmp_path / "a.txt", "é\r\n😀\r\n".encode())) == "é\n😀\n"
 
 
+@pytest.mark.row("D-01")
 @pytest.mark.parametrize(
     ("data", "offset"),
     [
@@ -69,6 +71,7 @@ def test_bad_utf8_offset_where_a_character_is_cut_by_a_chunk(tmp_path: Path) -> 
         read(written(tmp_path / "bad.txt", data))
 
 
+@pytest.mark.row("D-03")
 def test_long_lines_come_in_parts_cut_at_spaces(tmp_path: Path) -> None:
     text = "word " * 2_000_000  # one line of 10 MB
     parts = list(read_lines(written(tmp_path / "long.txt", text.encode())))
@@ -105,6 +108,7 @@ def test_find_files(tmp_path: Path) -> None:
     assert find_files(str(tmp_path / "e.png"), "k") == [tmp_path / "e.png"]
 
 
+@pytest.mark.row("D-01")
 def test_find_files_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.zip").write_bytes(b"")

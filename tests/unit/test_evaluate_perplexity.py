@@ -91,6 +91,7 @@ def test_a_uniform_model_has_the_vocabulary_as_perplexity() -> None:
     assert result.loss == pytest.approx(math.log(257), rel=1e-7)
 
 
+@pytest.mark.row("E-02")
 def test_the_total_does_not_depend_on_the_batch_size() -> None:
     model = tiny_model()
     totals = [score(model, STORE, TOKENIZER, batch_size=size).nll_total for size in (1, 3, 4, 16)]

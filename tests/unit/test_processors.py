@@ -19,6 +19,7 @@ def kept(logits: torch.Tensor) -> list[int]:
     return torch.nonzero(logits[0] > -INF)[:, 0].tolist()
 
 
+@pytest.mark.row("G-11")
 def test_penalty_divides_positive_and_multiplies_negative_logits_of_seen_ids_only() -> None:
     logits = torch.tensor([[2.0, -2.0, 0.0, 3.0, -1.0]])
     seen = torch.tensor([[True, True, True, False, False]])
@@ -26,6 +27,7 @@ def test_penalty_divides_positive_and_multiplies_negative_logits_of_seen_ids_onl
     assert result.tolist() == [[1.0, -4.0, 0.0, 3.0, -1.0]]
 
 
+@pytest.mark.row("G-11")
 def test_penalty_below_one_rewards() -> None:
     result = processors.repetition_penalty(torch.tensor([[2.0, -2.0]]), torch.ones(1, 2) > 0, 0.5)
     assert result.tolist() == [[4.0, -1.0]]
@@ -57,6 +59,7 @@ def test_huge_temperature_is_uniform_over_what_is_allowed(value: float) -> None:
     assert torch.softmax(result, -1)[0].tolist() == pytest.approx([0.5, 0.5, 0.0], abs=1e-4)
 
 
+@pytest.mark.row("G-03")
 def test_top_k_keeps_ties_with_the_last_and_is_clamped_to_the_vocabulary() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0, 2.0, 0.0]])
     assert kept(processors.top_k(logits, 1)) == [1]
@@ -64,6 +67,7 @@ def test_top_k_keeps_ties_with_the_last_and_is_clamped_to_the_vocabulary() -> No
     assert kept(processors.top_k(logits, 10**6)) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.row("G-05")
 @pytest.mark.parametrize(
     ("p", "expected"),
     [

@@ -11,6 +11,7 @@ from infinito.generate.options import SamplingConfig
 NAN, INF = float("nan"), float("inf")
 
 
+@pytest.mark.row("G-04")
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -46,6 +47,7 @@ def test_all_problems_are_told_at_once() -> None:
         SamplingConfig(temperature=-1.0, top_p=2.0)
 
 
+@pytest.mark.row("G-05")
 def test_off_values_are_legal() -> None:
     config = SamplingConfig(
         max_new_tokens=0, temperature=0, top_k=0, top_p=0, min_p=0, no_repeat_ngram_size=0

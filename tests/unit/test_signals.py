@@ -26,6 +26,7 @@ def test_the_first_signal_sets_a_flag(number: int, capfd: pytest.CaptureFixture[
     assert signal.Signals(number).name in capfd.readouterr().err
 
 
+@pytest.mark.row("C-12")
 @pytest.mark.parametrize(("first", "second"), [("SIGINT", "SIGINT"), ("SIGINT", "SIGTERM")])
 def test_the_second_ends_the_process(first: str, second: str) -> None:
     program = (

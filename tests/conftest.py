@@ -1,0 +1,48 @@
+"""The ``--catalogue`` option: after the run, which rows of tests/catalogue.py held."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.catalogue import summarise
+
+_PROPERTY = "catalogue row"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--catalogue", action="store_true", help="after the run, print the reliability catalogue"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Write the rows into the reports, which is what parallel workers send home."""
+    for item in items:
+        rows = {name for marker in item.iter_markers("row") for name in marker.args}
+        item.user_properties.extend((_PROPERTY, row) for row in sorted(rows))
+
+
+def _outcomes(reporter: pytest.TerminalReporter) -> list[tuple[str, str]]:
+    """(row, outcome) of every marked test; an error while setting up or tearing down is a failure.
+
+    A test that passes and then fails to tear down is reported twice: the failure counts.
+    """
+    names = {"passed": "passed", "failed": "failed", "error": "failed", "skipped": "skipped",
+             "xfailed": "failed", "xpassed": "failed"}  # fmt: skip
+    return [
+        (row, outcome)
+        for stat, outcome in names.items()
+        for report in reporter.stats.get(stat, [])
+        for name, row in getattr(report, "user_properties", [])
+        if name == _PROPERTY
+    ]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if not config.getoption("--catalogue"):
+        return
+    terminalreporter.section("reliability catalogue")
+    for line in summarise(_outcomes(terminalreporter))[0]:
+        terminalreporter.write_line(line)
