@@ -2,8 +2,8 @@
 
 Squared L2: -w |q-k|^2 = 2 w q.k - w |k|^2 - w |q|^2, and the last term cancels in the softmax, so
 q' = [2 w q, -w] and k' = [k, |k|^2] turn it into a product; the head width is padded to a
-multiple of 8 for the kernel. The distance is translation invariant: keys and queries are moved
-so that the mean key is 0, which keeps |k|^2 small. Cosine: q and k of unit length, w folded into
+multiple of 8 for the kernel. A common offset of keys and queries is taken off first, which keeps
+|k|^2 small. Cosine: q and k of unit length, w folded into
 q. lam gets its gradient by ordinary differentiation of these.
 """
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from infinito.attention.call import Call
+from infinito.attention.centre import common_offset
 from infinito.attention.kinds import SMALLEST_NORM
 
 _WIDTH_MULTIPLE = 8
@@ -38,7 +39,7 @@ def _unit(x: Tensor) -> Tensor:
 def _squared(call: Call, weight: Tensor) -> Tensor:
     width, dtype, groups = call.query.shape[-1], call.query.dtype, _groups(call)
     pad = -(width + 2) % _WIDTH_MULTIPLE
-    centre = call.key.detach().mean(2, keepdim=True)
+    centre = common_offset(call.query, call.key)
     key = call.key - centre
     norm = key.to(weight.dtype).square().sum(-1, keepdim=True)
     # |k|^2 in two columns, rounded value and remainder: bfloat16 alone would lose w |k|^2.

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from infinito.attention.call import Call
+from infinito.attention.centre import common_offset
 from infinito.attention.dropout import drop_threshold
 from infinito.attention.kinds import SMALLEST_NORM
 from infinito.attention.operator import register, rows_like
@@ -99,21 +100,12 @@ def _numbers(call: Call) -> tuple[Any, ...]:
 
 
 def _centred(call: Call) -> Call:
-    """The call with contiguous tensors, q and k moved towards zero where nothing is lost.
-
-    Distances do not change when both move; sums of large numbers would lose them in rounding.
-    The centre is taken only where all values lie within a factor of two of it and of one sign:
-    there the subtraction is exact (Sterbenz's lemma).
-    """
+    """The call with contiguous tensors; for L2, whose squares cancel, without a common offset."""
     query, key, value = (x.contiguous() for x in (call.query, call.key, call.value))
-    if call.kind in ("l1", "l2", "l2sq"):
-        batch, key_heads, _, width = key.shape
-        own = query.view(batch, key_heads, -1, width)
-        low = torch.minimum(own.amin(2, keepdim=True), key.amin(2, keepdim=True))
-        high = torch.maximum(own.amax(2, keepdim=True), key.amax(2, keepdim=True))
-        middle = low + (high - low) / 2
-        centre = torch.where(middle.abs() > high - low, middle, torch.zeros_like(middle))
-        query, key = (own - centre).view_as(query), key - centre
+    if call.kind in ("l2", "l2sq"):
+        centre = common_offset(query, key)
+        key, groups = key - centre, query.shape[1] // key.shape[1]
+        query = query - centre.repeat_interleave(groups, 1)
     return replace(call, query=query, key=key, value=value)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from infinito.attention import cpu as cpu_kernel
+from infinito.attention import distance_attention
 from tests.attention_support import (
     ALL_KINDS,
     DISTANCES,
@@ -121,6 +122,28 @@ def test_hard_numbers(kind: str, backend: str, change: str) -> None:
     # Where logits are thousands, float32 itself leaves 1e-3 of them, whatever the method.
     coarse = change == "large" or (change == "offset" and kind == "cosine")
     assert_matches_reference(x, kind, backend, 3e-2 if coarse else 1e-4)
+
+
+CAUSAL_ROUTES = [
+    *(pytest.param("cpu", kind, marks=needs_kernel) for kind in ALL_KINDS),
+    *(("chunked", kind) for kind in ALL_KINDS),
+    *(("sdpa", kind) for kind in FUSED),
+]
+
+
+@pytest.mark.parametrize(("backend", "kind"), CAUSAL_ROUTES)
+def test_later_tokens_do_not_change_even_the_rounding(backend: str, kind: str) -> None:
+    """Numbers far from zero: what is taken off them may not come from later keys."""
+    x = make_inputs(queries=20, heads=4, key_heads=2, width=24)
+    x = replace(x, q=3 + x.q / 10, k=3 + x.k / 10)
+    with torch.no_grad():
+        before = distance_attention(x.q, x.k, x.v, kind, x.lam, backend=backend)
+        for position in (1, 7, 19):
+            q, k, v = x.q.clone(), x.k.clone(), x.v.clone()
+            for changed in (q, k, v):
+                changed[:, :, position] = -50.0
+            after = distance_attention(q, k, v, kind, x.lam, backend=backend)
+            assert torch.equal(before[:, :, :position], after[:, :, :position])
 
 
 def test_fused_squared_distance_survives_an_offset() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -98,9 +99,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 def test_freed_memory_is_taken_again_without_page_faults() -> None:
+    # What glibc does by itself depends on the order of all calls before; this makes it hand back.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
     faults = {
-        mode: int(subprocess.check_output([sys.executable, "-c", FAULTS, mode], cwd=ROOT))
+        mode: int(
+            subprocess.check_output([sys.executable, "-c", FAULTS, mode], cwd=ROOT, env=environment)
+        )
         for mode in ("keep", "leave")
     }
-    assert faults["leave"] > 10_000  # else the setting is not needed here
-    assert faults["keep"] < 100
+    # With huge pages a fault brings many small ones: only the ratio holds everywhere.
+    assert faults["keep"] * 10 < faults["leave"], faults

@@ -244,7 +244,7 @@ INLINE void backward_task(const int kind, const Backward *p, int64_t task, float
     lay_out(p, &w, scratch);
     memset(w.grad_keys, 0, p->slots * KEYS * p->stride * sizeof(float));
     memset(w.grad_values, 0, p->slots * KEYS * p->stride * sizeof(float));
-    if (kind == KIND_L1) find_centre(a, b, j, w.centre, w.keys, p->stride);
+    if (kind == KIND_L1) find_centre(a, b, j, w.centre, p->stride);
     for (int64_t h = j * group; h < (j + 1) * group; h++) {
         double grad_lambda = 0;
         w.head = make_head(a, b, h);

@@ -51,7 +51,7 @@ static void load_chunk(const Chunk *c) {
     const Arguments *a = c->head.a;
     int64_t tiled = round_up(c->rows, TILE_ROWS);
     if (a->kind == KIND_L1)
-        find_centre(a, c->head.batch, c->head.key_head, c->centre, c->keys, c->stride);
+        find_centre(a, c->head.batch, c->head.key_head, c->centre, c->stride);
     memset(c->outputs, 0, tiled * c->stride * sizeof(float));
     memset(c->totals, 0, tiled * LANES * sizeof(float));
     for (int64_t r = 0; r < tiled; r++) {

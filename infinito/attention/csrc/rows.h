@@ -3,7 +3,7 @@
 
 #define ROW_ALIGNMENT 16
 #define MAX_WIDTH 256
-#define CENTRE_SAMPLES 64
+#define LARGEST_DIFFERENCE 0.125f  /* of centre.py */
 #define SMALLEST_NORM 1e-6f  /* of the cosine: shorter vectors are divided by this instead */
 
 #if defined(__clang__) || __GNUC__ >= 12
@@ -79,24 +79,14 @@ static void project_row(float *gradient, const float *unit, float factor, int64_
 }
 
 /* L1 = 2 sum max(q, k) - sum q - sum k cancels badly when queries and keys share a large offset;
- * L1 is translation invariant, so a per-dimension centre is subtracted from both. It is taken
- * only where a sample of keys lies far from zero compared to its spread: there q - centre is
- * exact in floating point (Sterbenz), elsewhere it could merge nearly equal values into ties. */
-static void find_centre(const Arguments *a, int64_t b, int64_t j, float *centre, float *row,
-                        int64_t stride) {
-    int64_t samples = a->keys < CENTRE_SAMPLES ? a->keys : CENTRE_SAMPLES;
-    float low[MAX_WIDTH], high[MAX_WIDTH];
-    for (int64_t n = 0; n < samples; n++) {
-        load_row(a, &a->key, b, j, n * a->keys / samples, row, stride);
-        for (int64_t d = 0; d < stride; d++) {
-            if (n == 0 || row[d] < low[d]) low[d] = row[d];
-            if (n == 0 || row[d] > high[d]) high[d] = row[d];
-        }
-    }
+ * L1 is translation invariant, so this offset is subtracted from both. centre.py has the rule. */
+static void find_centre(const Arguments *a, int64_t b, int64_t j, float *centre, int64_t stride) {
+    float query[MAX_WIDTH];
+    load_row(a, &a->query, b, j * (a->heads / a->key_heads), 0, query, stride);
+    load_row(a, &a->key, b, j, 0, centre, stride);
     for (int64_t d = 0; d < stride; d++) {
-        float middle = 0.5f * (low[d] + high[d]);
-        centre[d] = fabsf(middle) > high[d] - low[d] ? middle : 0.0f;
-        if (!isfinite(centre[d])) centre[d] = 0.0f;
+        float middle = 0.5f * (query[d] + centre[d]), difference = query[d] - centre[d];
+        centre[d] = fabsf(middle) * LARGEST_DIFFERENCE > fabsf(difference) ? middle : 0.0f;
     }
 }
 
