@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infinito.cli.options import Json, Settings
+from infinito.cli.options import CheckpointOption, Device, Json, Reference, Settings
 from infinito.cli.output import print_json, say, table
 from infinito.cli.subject import (
     DEFAULT_SPLIT,
     SplitName,
     check_data_settings,
     corpus_name,
+    load_subject,
     one_reference,
     open_split,
     with_settings,
@@ -28,15 +29,8 @@ _DIRECTORY = "analysis"
 
 
 def analyze(
-    reference: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[CKPT|RUN_DIR]", help="Checkpoint or run (its best); else the last run."
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(metavar="CKPT|RUN_DIR", help="The same, as an option.")
-    ] = None,
+    reference: Reference = None,
+    checkpoint: CheckpointOption = None,
     split: Annotated[SplitName, typer.Option(help="Part of the corpus to read.")] = DEFAULT_SPLIT,
     samples: Annotated[
         int,
@@ -47,7 +41,7 @@ def analyze(
         ),
     ] = 16,
     settings: Settings = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     output_dir: Annotated[
         Path | None,
         typer.Option(
@@ -70,7 +64,7 @@ def analyze(
     from infinito.analyze.collect import analyze_attention, spread_windows
     from infinito.analyze.files import write_files
 
-    loaded = _load(chosen, device)
+    loaded = load_subject(chosen, device)
     config = with_settings(loaded.config, settings or [])
     store = open_split(loaded, config, split)
     windows = spread_windows(store.tokens, samples, loaded.model.max_positions)
@@ -84,17 +78,6 @@ def analyze(
 
 def _counted(windows: int, length: int) -> str:
     return f"{windows} window{'s' if windows > 1 else ''} of {length}"
-
-
-def _load(reference: str | None, device: str) -> LoadedModel:
-    from infinito.checkpoint.discover import resolve_checkpoint
-    from infinito.load import load_model
-    from infinito.runtime.device import choose_device
-
-    path = resolve_checkpoint(reference, "best")  # says which, where it had to choose
-    choice = choose_device(device)
-    say(f"device: {choice.value} ({choice.reason})")
-    return load_model(path, choice.value)
 
 
 def _source(

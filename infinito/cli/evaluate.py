@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infinito.cli.options import Json, Settings
+from infinito.cli.options import Device, Json, Settings
 from infinito.cli.subject import (
     DEFAULT_SPLIT,
     SplitName,
@@ -59,7 +59,7 @@ def evaluate(
         ),
     ] = False,
     settings: Settings = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Score a whole split, or a text of yours.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infinito.cli.options import Json, Settings
+from infinito.cli.options import CheckpointOption, Device, Json, Reference, Settings
 from infinito.cli.output import print_json, say, table
 from infinito.cli.subject import check_data_settings, one_reference, with_settings
 
@@ -18,22 +18,15 @@ _FILE = "lambda.pt"
 
 
 def fit_lambda(
-    reference: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[CKPT|RUN_DIR]", help="Checkpoint or run (its best); else the last run."
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(metavar="CKPT|RUN_DIR", help="The same, as an option.")
-    ] = None,
+    reference: Reference = None,
+    checkpoint: CheckpointOption = None,
     epochs: Annotated[float, typer.Option(help="Passes over the training text.")] = 1.0,
     max_steps: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Steps; wins over --epochs.")
     ] = None,
     lr: Annotated[float, typer.Option(help="Learning rate of log lambda.")] = 0.02,
     settings: Settings = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     output: Annotated[
         Path | None,
         typer.Option(

@@ -28,3 +28,18 @@ Settings = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Reference = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[CKPT|RUN_DIR]",
+        help="Checkpoint or run (its best); absent: the last run under checkpoints/.",
+        show_default=False,
+    ),
+]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option("--checkpoint", metavar="CKPT|RUN_DIR", help="The same, as an option."),
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps.")
+]

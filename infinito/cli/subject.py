@@ -25,6 +25,19 @@ def one_reference(reference: str | None, checkpoint: str | None) -> str | None:
     return reference if reference is not None else checkpoint
 
 
+def load_subject(reference: str | None, device: str) -> LoadedModel:
+    """The model of a checkpoint, of a run's best one, or of the last run; says where it runs."""
+    from infinito.checkpoint.discover import resolve_checkpoint
+    from infinito.cli.output import say
+    from infinito.load import load_model
+    from infinito.runtime.device import choose_device
+
+    path = resolve_checkpoint(reference, "best")  # says which, where it had to choose
+    choice = choose_device(device)
+    say(f"device: {choice.value} ({choice.reason})")
+    return load_model(path, choice.value)
+
+
 def check_data_settings(settings: list[str], command: str, remedy: str) -> None:
     """Refuse settings that could not change the text that a command reads."""
     from infinito.errors import ConfigError
