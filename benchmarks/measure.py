@@ -6,6 +6,10 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+import torch
+
+from infinito.bench.machine import interleaved_seconds
+
 LAYERS, WIDTH, HEADS, VOCABULARY = 6, 256, 4, 8192
 
 
@@ -17,16 +21,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def interleaved_medians(
-    contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1
+    contenders: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, float]:
-    """Median seconds of each contender over rounds in which all take turns.
-
-    What else the machine does then hits all of them alike, so that ratios are fair.
-    """
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for index in range(warm_up + rounds):
-        for name, work in contenders.items():
-            elapsed = seconds(work)
-            if index >= warm_up:
-                times[name].append(elapsed)
+    """Median seconds of each contender over rounds in which all take turns, on the CPU."""
+    times = interleaved_seconds(contenders, torch.device("cpu"), rounds, warm_up=1)
     return {name: statistics.median(values) for name, values in times.items()}

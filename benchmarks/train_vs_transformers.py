@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from measure import HEADS, LAYERS, VOCABULARY, WIDTH, interleaved_medians
 
-from infinito.bench.machine import matmul_rate
+from infinito.bench.machine import matmul
 from infinito.config.schema import ModelConfig, TrainingConfig
 from infinito.model.count import count_flops
 from infinito.model.transformer import Transformer
@@ -70,13 +71,16 @@ def compare(precision: str, dropout: float, rounds: int) -> dict[str, float]:
     batch = torch.randint(VOCABULARY, (BATCH, SEQUENCE + 1))
     our_step, our_model = ours(batch, dropout, precision)
     their_step, their_model = theirs(batch, dropout, precision)
-    times = interleaved_medians({"ours": our_step, "theirs": their_step}, rounds)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    products = {
+        "x".join(map(str, shape)): matmul(*shape, dtype, torch.device("cpu")) for shape in SHAPES
+    }
+    times = interleaved_medians({"ours": our_step, "theirs": their_step} | products, rounds)
     tokens = BATCH * SEQUENCE
     flops = count_flops(our_model.config, VOCABULARY, BATCH, SEQUENCE).training
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    cpu = torch.device("cpu")
     rates = {
-        f"matmul_{'x'.join(map(str, shape))}": matmul_rate(*shape, dtype, cpu) for shape in SHAPES
+        f"matmul_{name}": 2 * math.prod(shape) / times[name]
+        for name, shape in zip(products, SHAPES, strict=True)
     }
     return {
         "parameters": sum(p.numel() for p in our_model.parameters()),

@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 
+def interleaved_seconds(
+    actions: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    warm_up: int = 2,
+) -> dict[str, list[float]]:
+    """Wall times in seconds of every action, over rounds in which all take turns.
+
+    What else the machine does then hits all of them alike: ratios within a round are fair where
+    times are not. The first ``warm_up`` rounds do not count.
+    """
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for number in range(warm_up + rounds):
+        for name, action in actions.items():
+            start = time.perf_counter()
+            action()
+            synchronize(device)
+            if number >= warm_up:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Median over the rounds of one time divided by another of the same round."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
 def median_seconds(action: Callable[[], object], device: torch.device, rounds: int = 7) -> float:
     """Median wall time of ``action`` in seconds, after two rounds that do not count."""
-    times = []
-    for number in range(rounds + 2):
-        start = time.perf_counter()
-        action()
-        synchronize(device)
-        if number >= 2:
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(interleaved_seconds({"": action}, device, rounds)[""])
 
 
 def synchronize(device: torch.device) -> None:
@@ -27,14 +47,14 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def matmul_rate(
+def matmul(
     rows: int, inner: int, columns: int, dtype: torch.dtype, device: torch.device
-) -> float:
-    """FLOP/s of (rows, inner) @ (inner, columns) in ``dtype``."""
+) -> Callable[[], torch.Tensor]:
+    """An action: (rows, inner) @ (inner, columns) in ``dtype``, 2 rows inner columns FLOPs."""
     left = torch.randn(rows, inner, device=device).to(dtype)
-    right = torch.randn(columns, inner, device=device).to(dtype)
-    seconds = median_seconds(lambda: torch.nn.functional.linear(left, right), device)
-    return 2.0 * rows * inner * columns / seconds
+    right = torch.randn(columns, inner, device=device).to(dtype).t()
+    product = left @ right  # kept: fresh memory of this size would cost more than the product
+    return lambda: torch.mm(left, right, out=product)
 
 
 def read_bandwidth(device: torch.device, n_bytes: int = 1 << 28) -> float:

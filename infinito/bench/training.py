@@ -1,12 +1,19 @@
-"""``infinito bench train``: tokens a second of a real training step, and its share of the floor."""
+"""``infinito bench train``: tokens a second of a real training step, and its share of the floor.
+
+The step, the matrix products that it cannot do without, and the step of another config, if one is
+given, take turns: what else the machine does hits all of them alike, and only ratios count.
+"""
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from infinito.bench.machine import matmul_rate, median_seconds
+from infinito.bench.machine import interleaved_seconds, matmul, median_ratio
 from infinito.config.schema import Config
 from infinito.model.count import count_flops, count_parameters
 from infinito.model.memory import count_memory
@@ -17,33 +24,32 @@ from infinito.train.automatic import resolve_automatic
 from infinito.train.step import training_step
 
 
-def bench_training(config: Config, vocab_size: int, rounds: int) -> dict[str, Any]:
+def bench_training(
+    config: Config, vocab_size: int, rounds: int, against: Config | None = None
+) -> dict[str, Any]:
     """Time steps of the config's model on random tokens.
 
     The floor is the time that the step's matrix products take at the rate that this machine shows
-    for the two largest shapes among them, each weighted by its share of the FLOPs.
+    for the two largest shapes among them, each weighted by its share of the FLOPs. With
+    ``against``, steps of that config take turns with them; ``speed_ratio`` is the tokens a second
+    of ``config`` divided by those of ``against``.
     """
     config = resolve_automatic(config, lambda _: None)
     device, training, data = torch.device(config.device), config.training, config.data
     keep_freed_memory()  # as `infinito train` does
-    torch.manual_seed(config.seed)
-    model = Transformer(config.model, vocab_size, data.sequence_length).to(device).train()
-    optimizers = Optimizers(model, training)
-    scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
-    shape = (training.sequences_per_step, data.sequence_length + 1)
-    sequences = torch.randint(vocab_size, shape, device=device)
-
-    def step() -> None:
-        training_step(
-            model, optimizers, scaler, sequences,
-            training.batch_size, training.precision, training.max_grad_norm,
-        )  # fmt: skip
-
-    seconds = median_seconds(step, device, rounds)
+    step = _make_step(config, vocab_size)
+    step()
+    peak = peak_memory_mb(config.device)  # before another model stands beside this one
+    actions = {"step": step, **_products(config, vocab_size, device)}
+    if against is not None:
+        against = resolve_automatic(against, lambda _: None)
+        actions["against"] = _make_step(against, vocab_size)
+    times = interleaved_seconds(actions, device, rounds)
+    floors = _floor_seconds(config, vocab_size, times)
     tokens = training.sequences_per_step * data.sequence_length
-    floor = _floor_seconds(config, vocab_size, device)
+    seconds = statistics.median(times["step"])
     counted = count_memory(config.model, training, vocab_size, data.sequence_length)
-    return {
+    result = {
         "device": str(device),
         "precision": training.precision,
         "threads": torch.get_num_threads(),
@@ -51,22 +57,62 @@ def bench_training(config: Config, vocab_size: int, rounds: int) -> dict[str, An
         "tokens_per_step": tokens,
         "seconds_per_step": seconds,
         "tokens_per_second": tokens / seconds,
-        "floor_seconds": floor,
-        "share_of_floor": floor / seconds,
-        "peak_memory_mb": peak_memory_mb(config.device),
+        "floor_seconds": statistics.median(floors),
+        "share_of_floor": median_ratio(floors, times["step"]),
+        "peak_memory_mb": peak,
         "counted_memory_mb": counted.total / 1e6,
+    }
+    if against is not None:
+        tokens_against = against.training.sequences_per_step * against.data.sequence_length
+        ratio = median_ratio(times["against"], times["step"]) * tokens / tokens_against
+        result["tokens_per_second_against"] = tokens_against / statistics.median(times["against"])
+        result["speed_ratio"] = ratio
+    return result
+
+
+def _make_step(config: Config, vocab_size: int) -> Callable[[], object]:
+    """One optimizer step of the config's model, from the same random tokens each time."""
+    device, training, data = torch.device(config.device), config.training, config.data
+    torch.manual_seed(config.seed)
+    model = Transformer(config.model, vocab_size, data.sequence_length).to(device).train()
+    optimizers = Optimizers(model, training)
+    scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
+    shape = (training.sequences_per_step, data.sequence_length + 1)
+    sequences = torch.randint(vocab_size, shape, device=device)
+    return lambda: training_step(
+        model, optimizers, scaler, sequences,
+        training.batch_size, training.precision, training.max_grad_norm,
+    )  # fmt: skip
+
+
+def _shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, int, int]]:
+    rows, width = config.training.batch_size * config.data.sequence_length, config.model.d_model
+    return {
+        "inner": (rows, width, config.model.resolved_d_ff),
+        "head": (rows, width, vocab_size),
     }
 
 
-def _floor_seconds(config: Config, vocab_size: int, device: torch.device) -> float:
-    """Seconds of a step's matrix products alone at this machine's own rate."""
+def _products(
+    config: Config, vocab_size: int, device: torch.device
+) -> dict[str, Callable[[], object]]:
     names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     dtype = names[config.training.precision]
+    shapes = _shapes(config, vocab_size)
+    return {name: matmul(*shape, dtype, device) for name, shape in shapes.items()}
+
+
+def _floor_seconds(config: Config, vocab_size: int, times: dict[str, list[float]]) -> list[float]:
+    """Seconds of a step's matrix products alone, at the rates of each round."""
     batch, length = config.training.batch_size, config.data.sequence_length
     flops = count_flops(config.model, vocab_size, batch, length)
-    rows, width = batch * length, config.model.d_model
-    inner_rate = matmul_rate(rows, width, config.model.resolved_d_ff, dtype, device)
-    head_rate = matmul_rate(rows, width, vocab_size, dtype, device)
-    inner = flops.projections + flops.attention + flops.feed_forward
-    passes = config.training.gradient_accumulation_steps
-    return 3 * passes * (inner / inner_rate + flops.head / head_rate)
+    passes = 3 * config.training.gradient_accumulation_steps
+    parts = {"inner": flops.projections + flops.attention + flops.feed_forward, "head": flops.head}
+    calls = {
+        name: passes * parts[name] / (2 * math.prod(shape))
+        for name, shape in _shapes(config, vocab_size).items()
+    }
+    return [
+        calls["inner"] * inner + calls["head"] * head
+        for inner, head in zip(times["inner"], times["head"], strict=True)
+    ]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from infinito.cli.options import ConfigFile, Json, Settings
+from infinito.cli.options import ConfigFile, Json, Settings, complete_key
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed beside this machine's floor.")
 
@@ -24,6 +24,15 @@ _VOCABULARY = 8192
 def train(
     config: ConfigFile = None,
     settings: Settings = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            metavar="KEY=VALUE",
+            help="Also time the model with this key changed, in turns, and print the ratio.",
+            autocompletion=complete_key,
+        ),
+    ] = None,
     vocab_size: VocabSize = None,
     rounds: Rounds = 10,
     as_json: Json = False,
@@ -36,8 +45,9 @@ def train(
     from infinito.config.load import load_config
 
     checked = load_config(config, settings or ())
+    other = load_config(config, [*(settings or ()), *against]) if against else None
     vocab_size = vocab_size or checked.tokenizer.vocab_size or _VOCABULARY
-    _show(bench_training(checked, vocab_size, rounds), as_json)
+    _show(bench_training(checked, vocab_size, rounds, other), as_json)
 
 
 @app.command()

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from infinito.bench.generation import bench_generation, made_up_tokenizer
-from infinito.bench.machine import matmul_rate, median_seconds, read_bandwidth
+from infinito.bench.machine import (
+    interleaved_seconds,
+    matmul,
+    median_ratio,
+    median_seconds,
+    read_bandwidth,
+)
 from infinito.bench.training import bench_training
 from infinito.cli.main import main
 from infinito.config.load import load_config
@@ -26,6 +32,16 @@ def test_training_bench_counts_its_own_model() -> None:
     assert result["share_of_floor"] == pytest.approx(
         result["floor_seconds"] / result["seconds_per_step"]
     )
+    assert "speed_ratio" not in result
+
+
+def test_training_bench_against_a_model_forty_times_as_deep() -> None:
+    config = load_config(None, [*SMALL, "training.batch_size=2"])
+    deeper = load_config(None, [*SMALL, "training.batch_size=1", "model.n_layers=40"])
+    result = bench_training(config, vocab_size=300, rounds=1, against=deeper)
+    ours, theirs = result["tokens_per_second"], result["tokens_per_second_against"]
+    assert result["speed_ratio"] == pytest.approx(ours / theirs)  # one round: its own median
+    assert result["speed_ratio"] > 1
 
 
 def test_generation_bench_reads_every_weight_once_a_token() -> None:
@@ -41,11 +57,16 @@ def test_made_up_tokenizer_has_the_size_asked_for() -> None:
 
 def test_rates_are_those_of_the_work_done() -> None:
     device = torch.device("cpu")
-    assert matmul_rate(64, 64, 64, torch.float32, device) > 1e6
+    assert matmul(3, 5, 7, torch.float32, device)().shape == (3, 7)
     assert 1e8 < read_bandwidth(device, n_bytes=1 << 24) < 1e13
     calls: list[int] = []
     assert median_seconds(lambda: calls.append(1), device, rounds=3) >= 0
     assert len(calls) == 5
+    actions = {"a": lambda: calls.append(2), "b": lambda: calls.append(3)}
+    times = interleaved_seconds(actions, device, rounds=2, warm_up=1)
+    assert calls[5:] == [2, 3] * 3
+    assert [len(own) for own in times.values()] == [2, 2]
+    assert median_ratio([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == 2.0
 
 
 def test_the_command_prints_one_document(capsys: pytest.CaptureFixture[str]) -> None:
