@@ -198,7 +198,7 @@ def draw(rows: list[Record], records: list[Record], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "infinito", "font.size": 9})
+    matplotlib.rcParams.update({"svg.hashsalt": "infinito", "svg.fonttype": "none", "font.size": 9})
     from matplotlib import pyplot
 
     figure, (seeds, sweep) = pyplot.subplots(1, 2, figsize=(8, 3), sharey=False)
@@ -214,12 +214,12 @@ def draw(rows: list[Record], records: list[Record], path: Path) -> None:
         sweep.plot(*zip(*swept, strict=True), "o-", color=colour, label=row["arm"], markersize=3)
     seeds.set_xticks(range(len(rows)), [row["arm"] for row in rows])
     seeds.set_ylabel("validation word perplexity")
-    seeds.set_title(f"three seeds at the best rate, {rows[0]['tokens']} tokens")
+    seeds.set_title(f"three seeds, best rate, {rows[0]['tokens'] / 1e6:.1f} M tokens")
     sweep.set_xscale("log", base=2)
     sweep.set_xticks(FACTORS, [f"{factor:g}x" for factor in FACTORS])
     sweep.set_xlabel("learning rates of the config, times")
-    sweep.set_title("the sweep, one seed")
-    sweep.legend(frameon=False, fontsize=7)
+    sweep.set_title("the sweep of rates, one seed")
+    sweep.legend(frameon=False, fontsize=7, loc="upper right", ncol=2)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
