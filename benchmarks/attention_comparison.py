@@ -8,7 +8,8 @@ Each kind is trained with the learning rates of the config times 1/2, 1 and 2 on
 factor by validation loss is then trained on three fresh seeds, and only those are reported. All
 runs see the same tokens in the same order for the same seed. ``dot-rope`` is the dot product as the
 project ships it (rotary positions, no lambda), beside the five that differ in the score alone.
-``train`` does the runs that are not in OUTPUT/runs.jsonl yet, one thread each.
+``train`` does the runs that are not in OUTPUT/runs.jsonl yet, one thread each. ``--set`` changes
+the config of all runs (with an OUTPUT of its own); ``--factor`` skips the sweep.
 """
 
 from __future__ import annotations
@@ -46,20 +47,20 @@ class Run:
     factor: float
     seed: int
 
-    def settings(self, data: str) -> list[str]:
-        """What this run changes in the config."""
+    def settings(self, common: Iterable[str]) -> list[str]:
+        """What this run changes in the config; ``common`` holds what all runs change."""
         rates = [f"training.{name}={value * self.factor}" for name, value in PEAK.items()]
-        return [*ARMS[self.arm], *rates, f"seed={self.seed}", f"data.path={data}", "device=cpu"]
+        return [*common, *ARMS[self.arm], *rates, f"seed={self.seed}", "device=cpu"]
 
 
-def train_one(run: Run, data: str) -> Record:
+def train_one(run: Run, common: list[str]) -> Record:
     """Train, then score the whole validation split in windows without overlap."""
     import torch
 
     from infinito import Trainer, load_config
 
     torch.set_num_threads(1)
-    trainer = Trainer(load_config(CONFIG, run.settings(data)))
+    trainer = Trainer(load_config(CONFIG, run.settings(common)))
     losses = []
     while not trainer.finished:
         losses.append(trainer.train_step().loss)
@@ -87,7 +88,7 @@ def key_of(record: Record) -> Run:
     return Run(record["arm"], record["factor"], record["seed"])
 
 
-def train_missing(runs: Iterable[Run], data: str, output: Path, jobs: int) -> None:
+def train_missing(runs: Iterable[Run], common: list[str], output: Path, jobs: int) -> None:
     path = output / "runs.jsonl"
     done = {key_of(record) for record in read_records(path)}
     missing = [run for run in runs if run not in done]
@@ -95,7 +96,7 @@ def train_missing(runs: Iterable[Run], data: str, output: Path, jobs: int) -> No
     with ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
     ) as pool:
-        futures = [pool.submit(train_one, run, data) for run in missing]
+        futures = [pool.submit(train_one, run, common) for run in missing]
         for number, future in enumerate(as_completed(futures), 1):
             record = future.result()
             with path.open("a") as file:
@@ -115,26 +116,28 @@ def best_factors(records: Iterable[Record]) -> dict[str, float]:
     return {arm: record["factor"] for arm, record in best.items()}
 
 
-def train(data: str, output: Path, jobs: int) -> None:
+def train(common: list[str], output: Path, jobs: int, factor: float | None) -> None:
     from infinito.config.load import load_config
     from infinito.data.prepare import prepare
 
     output.mkdir(parents=True, exist_ok=True)
-    prepare(load_config(CONFIG, [f"data.path={data}"]))  # one process fills the cache
-    sweep = [Run(arm, factor, SWEEP_SEED) for factor in FACTORS for arm in ARMS]
-    train_missing(sweep, data, output, jobs)
-    best = best_factors(read_records(output / "runs.jsonl"))
+    prepare(load_config(CONFIG, common))  # one process fills the cache
+    best = dict.fromkeys(ARMS, factor or 1.0)
+    if factor is None:
+        sweep = [Run(arm, swept, SWEEP_SEED) for swept in FACTORS for arm in ARMS]
+        train_missing(sweep, common, output, jobs)
+        best = best_factors(read_records(output / "runs.jsonl"))
     final = [Run(arm, best[arm], seed) for seed in SEEDS for arm in ARMS]
-    train_missing(final, data, output, jobs)
+    train_missing(final, common, output, jobs)
 
 
-def speed(output: Path, rounds: int) -> None:
+def speed(common: list[str], output: Path, rounds: int) -> None:
     """Speed in turns with ``dot``, and peak memory; all threads, a process for each arm."""
     figures: dict[str, list[Record]] = {arm: [] for arm in ARMS}
     against = [part for setting in ARMS["dot"] for part in ("--against", setting)]
     for _ in range(rounds):
         for arm, settings in ARMS.items():
-            options = [part for setting in settings for part in ("--set", setting)]
+            options = [part for setting in (*common, *settings) for part in ("--set", setting)]
             command = ["bench", "train", "--config", str(CONFIG), "--vocab-size", "4096", "--json"]
             shown = subprocess.run(
                 [sys.executable, "-m", "infinito.cli.main", *command, *options, *against],
@@ -153,7 +156,6 @@ def speed(output: Path, rounds: int) -> None:
 def summarise(output: Path) -> Iterator[Record]:
     """One record an arm: mean and spread over the seeds, the paired difference to ``dot``."""
     records = read_records(output / "runs.jsonl")
-    best = best_factors(records)
     by_arm = {
         arm: {r["seed"]: r for r in records if r["arm"] == arm and r["seed"] in SEEDS}
         for arm in ARMS
@@ -164,7 +166,7 @@ def summarise(output: Path) -> Iterator[Record]:
         paired = [runs[seed]["valid_loss"] - by_arm["dot"][seed]["valid_loss"] for seed in SEEDS]
         yield {
             "arm": arm,
-            "factor": best[arm],
+            "factor": runs[SEEDS[0]]["factor"],
             "parameters": runs[SEEDS[0]]["parameters"],
             "tokens": runs[SEEDS[0]]["tokens"],
             "word_perplexity": statistics.fmean(perplexities),
@@ -227,18 +229,19 @@ def draw(rows: list[Record], records: list[Record], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("stage", choices=["train", "speed", "report"])
-    parser.add_argument("--data", help="directory of a local WikiText-2")
+    parser.add_argument("--data", help="directory of a local WikiText-2; absent: the hub's")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    parser.add_argument("--factor", type=float, help="times the config's rates, without a sweep")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     if arguments.stage == "train":
-        if arguments.data is None:
-            parser.error("train needs --data DIRECTORY")
-        train(str(Path(arguments.data).resolve()), arguments.output, arguments.jobs)
+        data = [f"data.path={Path(arguments.data).resolve()}"] if arguments.data else []
+        train([*data, *arguments.settings], arguments.output, arguments.jobs, arguments.factor)
     elif arguments.stage == "speed":
-        speed(arguments.output, arguments.rounds)
+        speed(arguments.settings, arguments.output, arguments.rounds)
     else:
         report(arguments.output, arguments.plot)
 
