@@ -29,7 +29,7 @@ _NO_FILE = Document({}, {}, ())
 
 
 def load_config(
-    path: Path | None,
+    path: Path | str | None,
     overrides: Sequence[str] = (),
     extra: Mapping[str, object] | None = None,
 ) -> Config:
@@ -43,7 +43,7 @@ def load_config(
     Raises:
         ConfigError: everything wrong with keys and values, in one message of one line each.
     """
-    document = _NO_FILE if path is None else read_document(path)
+    document = _NO_FILE if path is None else read_document(Path(path))
     given = parse_overrides(overrides, extra or {})
     where = str(path) if path is not None else "the command line"
     values = given.apply(document.values)
@@ -65,7 +65,7 @@ def override_config(
     Raises:
         ConfigError: everything wrong with the changes, in one message.
     """
-    document = _NO_FILE if path is None else read_document(path)
+    document = _NO_FILE if path is None else read_document(Path(path))
     given = parse_overrides(overrides, extra or {})
     values = given.apply(_merged(to_plain(stored), document.values))
     where = str(path) if path is not None else "the command line"

@@ -39,6 +39,7 @@ def test_flags_beat_settings_beat_the_file(tmp_path: Path) -> None:
     settings = ["seed=2", "seed=3", "training.epochs=3"]
     config = load_config(path, settings, {"training.epochs": 4, "seed": None})
     assert (config.seed, config.training.epochs) == (3, 4.0)
+    assert load_config(str(path)).seed == 1
     with pytest.raises(ConfigError, match=r"^command line: training\.epochs = -1: must be greater"):
         load_config(path, (), {"training.epochs": -1})
     with pytest.raises(ConfigError, match=r"^command line: training\.epoch = 1: unknown key"):
