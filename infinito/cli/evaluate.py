@@ -50,8 +50,9 @@ def evaluate(
         typer.Option(min=1, metavar="N", help="New tokens a window; absent: half the context."),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Windows a forward pass; speed only.")
-    ] = 8,
+        int | None,
+        typer.Option(min=1, metavar="N", help="Windows a pass, for speed; absent: 2048 tokens."),
+    ] = None,
     all_conventions: Annotated[
         bool,
         typer.Option(
@@ -75,11 +76,13 @@ def evaluate(
     check_data_settings(settings or [], "evaluate", _SETTINGS_REMEDY)
 
     from infinito.evaluate.run import Request
+    from infinito.runtime.progress import progress_on_terminal
 
     request = Request(context, stride, batch_size, all_conventions)
     reports: list[dict[str, Any]] = []
     for number, path in enumerate(_resolve(references)):
-        report = _evaluate_one(path, device, split, text, settings or [], request)
+        with progress_on_terminal():
+            report = _evaluate_one(path, device, split, text, settings or [], request)
         if json:
             reports.append(report.to_plain())
         else:

@@ -18,8 +18,10 @@ from infinito.evaluate.mode import evaluation_mode
 from infinito.evaluate.windows import Window, batches, sliding_windows
 from infinito.model.loss import IGNORED
 from infinito.model.transformer import Transformer
+from infinito.runtime.progress import progress
 
 Floats = NDArray[np.float64]
+_PASS_TOKENS = 2048
 _LARGEST_EXPONENT = 700.0  # exp of more than 709 overflows
 
 
@@ -79,7 +81,7 @@ def score(
     *,
     context: int | None = None,
     stride: int | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
 ) -> Score:
     """Score every token of ``store`` exactly once, the split read as one stream.
 
@@ -96,7 +98,7 @@ def score(
         context: tokens a window; the model's training length if None.
         stride: new tokens each window scores after the first; half the context if None.
             Equal to the context it is cheapest: windows do not overlap.
-        batch_size: windows a forward pass.
+        batch_size: windows a forward pass; as many as hold 2048 tokens if None.
 
     Raises:
         ConfigError: context, stride or batch size make no sense, or a learned position table is
@@ -104,7 +106,7 @@ def score(
         DataError: the split has no tokens.
         DivergedError: a loss is not finite.
     """
-    context, stride = resolve_windows(model, context, stride, batch_size)
+    context, stride, batch_size = resolve_windows(model, context, stride, batch_size)
     length = len(store.tokens)
     if not length:
         raise DataError("the text to evaluate has no tokens", "choose a split or file with text")
@@ -121,10 +123,15 @@ def score(
     )
 
 
+def windows_a_pass(context: int) -> int:
+    """How many windows fill a forward pass: with few tokens it reads weights more than it works."""
+    return max(1, _PASS_TOKENS // context)
+
+
 def resolve_windows(
-    model: Transformer, context: int | None, stride: int | None, batch_size: int
-) -> tuple[int, int]:
-    """Context and stride in force; raises ConfigError as :func:`score` says."""
+    model: Transformer, context: int | None, stride: int | None, batch_size: int | None
+) -> tuple[int, int, int]:
+    """Context, stride and batch size in force; raises ConfigError as :func:`score` says."""
     context = model.max_positions if context is None else context
     if context < 1:
         raise ConfigError(f"context {context} is too short", "give at least 1 token")
@@ -139,9 +146,10 @@ def resolve_windows(
             f"stride {stride} is not between 1 and the context {context}",
             "a larger stride would leave tokens unscored, a smaller one would never end",
         )
+    batch_size = windows_a_pass(context) if batch_size is None else batch_size
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size} is too small", "give at least 1")
-    return context, stride
+    return context, stride, batch_size
 
 
 def stream_nats(
@@ -162,7 +170,7 @@ def stream_nats(
     """
     nats = np.zeros(len(tokens))
     device = model.embedding.weight.device
-    with evaluation_mode(model):
+    with evaluation_mode(model), progress(len(tokens), "evaluating", "tokens") as advance:
         for group in batches(windows, batch_size):
             inputs, targets = _batch(tokens, group, start_id, restart)
             losses = model.token_losses(inputs.to(device), targets.to(device)).double().cpu()
@@ -174,6 +182,7 @@ def stream_nats(
             for window, row in zip(group, losses.numpy(), strict=True):
                 begin, end, scored = window
                 nats[scored:end] = row[scored - begin : end - begin]
+                advance(end - scored)
     return nats
 
 

@@ -9,7 +9,7 @@ from infinito.data.store import TokenStore
 from infinito.evaluate.causality import check_causality
 from infinito.evaluate.conventions import Subject, all_conventions
 from infinito.evaluate.documents import word_perplexity_interval
-from infinito.evaluate.perplexity import Score, score
+from infinito.evaluate.perplexity import Score, score, windows_a_pass
 from infinito.evaluate.report import LEAK_BELOW, Report, Source
 from infinito.load import LoadedModel
 
@@ -20,7 +20,7 @@ class Request:
 
     context: int | None = None
     stride: int | None = None
-    batch_size: int = 8
+    batch_size: int | None = None
     all_conventions: bool = False
 
 
@@ -46,9 +46,8 @@ def evaluate(
         context=request.context, stride=request.stride, batch_size=request.batch_size,
     )  # fmt: skip
     is_wikitext = "wikitext" in corpus
-    subject = Subject(
-        loaded.model, loaded.tokenizer, store, result, request.batch_size, is_wikitext
-    )
+    batch_size = request.batch_size or windows_a_pass(result.context)
+    subject = Subject(loaded.model, loaded.tokenizer, store, result, batch_size, is_wikitext)
     figures = all_conventions(subject) if request.all_conventions else []
     return Report(
         score=result,

@@ -26,7 +26,7 @@ from infinito.data.order import SequenceOrder
 from infinito.data.prepare import Dataset
 from infinito.data.tokenizer import Tokenizer
 from infinito.errors import CheckpointError, ConfigError, DataError, DivergedError
-from infinito.evaluate.perplexity import Score, score
+from infinito.evaluate.perplexity import Score, score, windows_a_pass
 from infinito.load import build_model, planned_shapes
 from infinito.model.attention import SelfAttention
 from infinito.model.transformer import Transformer
@@ -214,7 +214,8 @@ class _Fit:
         with autocast(self.precision, device.type):
             return score(
                 self.model, self.dataset.splits["valid"], self.tokenizer,
-                context=length, stride=length, batch_size=self.config.training.batch_size,
+                context=length, stride=length,
+                batch_size=max(self.config.training.batch_size, windows_a_pass(length)),
             )  # fmt: skip
 
     @property

@@ -25,7 +25,7 @@ from infinito.data.prepare import Dataset, prepare
 from infinito.data.tokenizer import Tokenizer
 from infinito.errors import CheckpointError, DataError, DivergedError
 from infinito.evaluate.causality import check_causality
-from infinito.evaluate.perplexity import Score, score
+from infinito.evaluate.perplexity import Score, score, windows_a_pass
 from infinito.load import planned_shapes
 from infinito.model.transformer import Transformer
 from infinito.model.weights import load_weights, parameter_shapes
@@ -119,7 +119,7 @@ class Trainer:
         with self._evaluation_weights(), autocast(self.precision, self.device.type):
             result = score(
                 self.model, store, self.tokenizer, context=length, stride=length,
-                batch_size=self.config.training.batch_size,
+                batch_size=max(self.config.training.batch_size, windows_a_pass(length)),
             )  # fmt: skip
         is_best = self.progress.add_evaluation(
             {
