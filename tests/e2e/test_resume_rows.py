@@ -115,7 +115,7 @@ def test_other_shapes_are_all_refused_at_once_with_both_values(
     run = start()
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     wanted = ("model.d_model=64", "model.n_layers=3", "tokenizer.kind=word",
-              "tokenizer.vocab_size=300")  # fmt: skip
+              "tokenizer.vocab_size=300", "model.attention.kind=l2sq")  # fmt: skip
     assert main(["resume", str(run), *(part for x in wanted for part in ("--set", x))]) == 4
     message = capsys.readouterr().err
     for expected in (
@@ -123,6 +123,7 @@ def test_other_shapes_are_all_refused_at_once_with_both_values(
         "model.n_layers: checkpoint 2, asked for 3",
         "tokenizer.kind: checkpoint byte, asked for word",
         "tokenizer.vocab_size: checkpoint None, asked for 300",
+        "model.attention.kind: checkpoint dot, asked for l2sq",
     ):
         assert expected in message
     assert "Traceback" not in message
