@@ -76,12 +76,12 @@ def evaluate(
     check_data_settings(settings or [], "evaluate", _SETTINGS_REMEDY)
 
     from infinito.evaluate.run import Request
-    from infinito.runtime.progress import progress_on_terminal
+    from infinito.runtime.progress import reporting_to, terminal_bar
 
     request = Request(context, stride, batch_size, all_conventions)
     reports: list[dict[str, Any]] = []
     for number, path in enumerate(_resolve(references)):
-        with progress_on_terminal():
+        with reporting_to(terminal_bar):
             report = _evaluate_one(path, device, split, text, settings or [], request)
         if json:
             reports.append(report.to_plain())

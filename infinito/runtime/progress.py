@@ -1,33 +1,29 @@
-"""A bar for long work on a terminal; nothing where a library user or a pipe is the reader."""
+"""How far long work has come: a bar on a terminal, a line of a panel, or nothing by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+
+#: Is called with the number of units done since its last call.
+Advance = Callable[[int], object]
+#: Shows the progress of one piece of work: (total, what it is, name of a unit).
+Reporter = Callable[[int, str, str], AbstractContextManager[Advance]]
 
 #: Seconds of work after which a bar appears: what is quicker needs none.
 DELAY_SECONDS = 2.0
 
-_shown: ContextVar[bool] = ContextVar("progress shown", default=False)
+
+@contextmanager
+def silent(_total: int, _what: str, _unit: str) -> Iterator[Advance]:
+    """The reporter of library users."""
+    yield lambda _: None
 
 
 @contextmanager
-def progress_on_terminal() -> Iterator[None]:
-    """Within the block, long work shows a bar on stderr if that is a terminal."""
-    token = _shown.set(True)
-    try:
-        yield
-    finally:
-        _shown.reset(token)
-
-
-@contextmanager
-def progress(total: int, what: str, unit: str) -> Iterator[Callable[[int], object]]:
-    """A function to call with the number of units done since its last call."""
-    if not _shown.get():
-        yield lambda _: None
-        return
+def terminal_bar(total: int, what: str, unit: str) -> Iterator[Advance]:
+    """A bar on stderr if that is a terminal; nothing is left of it."""
     from tqdm import tqdm
 
     with tqdm(
@@ -35,3 +31,21 @@ def progress(total: int, what: str, unit: str) -> Iterator[Callable[[int], objec
         delay=DELAY_SECONDS, disable=None,  # None: only on a terminal
     ) as bar:  # fmt: skip
         yield bar.update
+
+
+_reporter: ContextVar[Reporter] = ContextVar("progress reporter", default=silent)
+
+
+@contextmanager
+def reporting_to(reporter: Reporter) -> Iterator[None]:
+    """Within the block, long work tells ``reporter`` how far it is."""
+    token = _reporter.set(reporter)
+    try:
+        yield
+    finally:
+        _reporter.reset(token)
+
+
+def progress(total: int, what: str, unit: str) -> AbstractContextManager[Advance]:
+    """For the worker: a context whose value takes the units done."""
+    return _reporter.get()(total, what, unit)

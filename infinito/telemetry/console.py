@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from infinito.telemetry.sinks import Record, Sink
+from infinito.runtime.progress import Advance, silent
+from infinito.telemetry.sinks import Record
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_REDRAW_SECONDS = 0.5
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -53,6 +58,8 @@ class PlainConsole:
         except OSError:  # its reader has gone, or the disk behind it is full: training goes on
             self._silence()
 
+    progress = staticmethod(silent)
+
     def close(self) -> None:
         """Nothing to finish."""
 
@@ -73,6 +80,7 @@ class LiveConsole:
         self.title = title
         self.total_steps = total_steps
         self.latest: dict[str, Any] = dict(known or {})
+        self.busy = ""
         self.losses: deque[float] = deque(maxlen=48)
         self.live = Live(console=Console(stderr=True), auto_refresh=False)
         self.live.start()
@@ -82,7 +90,28 @@ class LiveConsole:
         self.latest.update(record)
         if "loss" in record:
             self.losses.append(float(record["loss"]))
-        self.live.update(self._panel(), refresh=True)
+        self._draw()
+
+    @contextmanager
+    def progress(self, total: int, what: str, _unit: str) -> Iterator[Advance]:
+        """Show how far a long piece of work is, such as an evaluation; redrawn twice a second."""
+        done, drawn = 0, time.monotonic()
+
+        def advance(units: int) -> None:
+            nonlocal done, drawn
+            done += units
+            if time.monotonic() - drawn > _REDRAW_SECONDS:
+                drawn, self.busy = time.monotonic(), f"{what} {done / total:.0%}"
+                self._draw()
+
+        try:
+            yield advance
+        finally:
+            self.busy = ""
+
+    def _draw(self) -> None:
+        if "step" in self.latest:
+            self.live.update(self._panel(), refresh=True)
 
     def close(self) -> None:
         """Leave the last panel on the screen."""
@@ -105,7 +134,8 @@ class LiveConsole:
         whole = Table.grid()
         whole.add_row(done)
         whole.add_row(grid)
-        whole.add_row(f"[dim]loss curve[/] {sparkline(list(self.losses))}")
+        curve = f"[dim]loss curve[/] {sparkline(list(self.losses))}"
+        whole.add_row(f"{curve}  [dim]{self.busy}[/]" if self.busy else curve)
         return Panel(whole, title=self.title, title_align="left", expand=False)
 
     def _cells(self) -> list[list[str]]:
@@ -144,7 +174,9 @@ def sparkline(values: list[float]) -> str:
     return "".join(_BARS[round((v - low) / span * (len(_BARS) - 1))] for v in values)
 
 
-def console_sink(title: str, total_steps: int, known: Record | None = None) -> Sink:
+def console_sink(
+    title: str, total_steps: int, known: Record | None = None
+) -> LiveConsole | PlainConsole:
     """The live panel if stderr is a terminal that can show it, else plain lines.
 
     ``known`` is what the panel shows before its first record: the evaluation of a resumed run.

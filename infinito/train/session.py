@@ -17,6 +17,7 @@ from infinito.data.prepare import prepare
 from infinito.errors import DivergedError
 from infinito.runtime.memory import keep_freed_memory, memory_errors_explained
 from infinito.runtime.paths import shown
+from infinito.runtime.progress import reporting_to
 from infinito.runtime.random import random_state, set_random_state
 from infinito.runtime.signals import StopRequest
 from infinito.telemetry.console import console_sink
@@ -119,9 +120,11 @@ def _sinks(trainer: Trainer, directory: RunDirectory) -> Iterator[list[Sink]]:
     if trainer.config.training.tensorboard:
         sinks.append(TensorBoard(directory.path / "tensorboard", trainer.progress.step))
     known = trainer.progress.evaluations[-1] if trainer.progress.evaluations else None
-    sinks.append(console_sink(directory.path.name, trainer.total_steps, known))
+    console = console_sink(directory.path.name, trainer.total_steps, known)
+    sinks.append(console)
     try:
-        yield sinks
+        with reporting_to(console.progress):
+            yield sinks
     finally:
         for sink in reversed(sinks):
             sink.close()

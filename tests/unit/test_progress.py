@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from infinito.runtime import progress as module
-from infinito.runtime.progress import progress, progress_on_terminal
+from infinito.runtime.progress import progress, reporting_to, terminal_bar
 
 
 class Terminal(io.StringIO):
@@ -20,7 +20,7 @@ def shown(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, asked: bool) -> 
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(module, "DELAY_SECONDS", 0)
     if asked:
-        with progress_on_terminal(), progress(100, "evaluating", "tokens") as advance:
+        with reporting_to(terminal_bar), progress(100, "evaluating", "tokens") as advance:
             advance(100)
     else:
         with progress(100, "evaluating", "tokens") as advance:

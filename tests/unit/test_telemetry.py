@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from infinito.errors import ConfigError
+from infinito.telemetry import console
 from infinito.telemetry.console import (
     LiveConsole,
     PlainConsole,
@@ -61,6 +62,24 @@ def test_the_panel_shows_losses_speed_and_time(capsys: pytest.CaptureFixture[str
     shown = capsys.readouterr().err
     for word in ("my run", "step 40/100", "2.5000", "120.25", "12346", "1:01:40", "321 MB"):
         assert word in shown
+
+
+def test_the_panel_shows_how_far_an_evaluation_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_REDRAW_SECONDS", -1)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the captured stream for a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    live = LiveConsole("my run", 100)
+    with live.progress(200, "evaluating", "tokens") as advance:
+        advance(10)  # nothing to show yet: no record has come
+        live.write(RECORD)
+        advance(40)
+    live.write({**RECORD, "step": 40})
+    live.close()
+    shown = capsys.readouterr().err
+    assert "evaluating 25%" in shown
+    assert "evaluating" not in shown.rsplit("step 40/100", 1)[-1]
 
 
 def test_json_lines_are_flushed_and_hold_no_nan(tmp_path: Path) -> None:
