@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -24,11 +25,15 @@ def silent(_total: int, _what: str, _unit: str) -> Iterator[Advance]:
 @contextmanager
 def terminal_bar(total: int, what: str, unit: str) -> Iterator[Advance]:
     """A bar on stderr if that is a terminal; nothing is left of it."""
+    # Not tqdm's ``disable``: a disabled bar, too, starts tqdm's monitor thread.
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
     from tqdm import tqdm
 
     with tqdm(
         total=total, desc=what, unit=f" {unit}", unit_scale=True, leave=False,
-        delay=DELAY_SECONDS, disable=None,  # None: only on a terminal
+        delay=DELAY_SECONDS,
     ) as bar:  # fmt: skip
         yield bar.update
 
