@@ -60,10 +60,21 @@ def test_a_pickle_that_runs_a_command(tmp_path: Path, protocol: int) -> None:
     assert not canary.exists()
 
 
-def test_torch_objects_that_are_not_plain(tmp_path: Path) -> None:
-    module, sparse = torch.nn.Linear(2, 2), torch.zeros(2).to_sparse()
-    for value in (module, sparse, {1, 2}, torch.device("cpu"), (1, 2), OrderedDict(), {1: 2}):
-        refusal(tmp_path, saved_bytes(make_content() | {"log": {"value": value}}))
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (torch.nn.Linear(2, 2), "refers to torch.nn.modules.linear.Linear"),
+        (torch.zeros(2).to_sparse(), "refers to torch._utils._rebuild_sparse_tensor"),
+        ({1, 2}, "refers to __builtin__.set"),
+        (torch.device("cpu"), "refers to torch.device"),
+        ((1, 2), "not plain data"),
+        (OrderedDict(), "not plain data"),
+        ({1: 2}, "description is damaged"),
+    ],
+    ids=["module", "sparse", "set", "device", "tuple", "ordered", "number as key"],
+)
+def test_objects_that_are_not_plain(tmp_path: Path, value: object, reason: str) -> None:
+    assert reason in refusal(tmp_path, saved_bytes(make_content() | {"log": {"value": value}}))
 
 
 def test_a_pickle_from_elsewhere(tmp_path: Path) -> None:
