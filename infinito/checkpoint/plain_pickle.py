@@ -112,26 +112,6 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.tensors: list[TensorSpec] = []
         self.stopped = False
-        self.actions: dict[str, Callable[[Any], None]] = {
-            "PROTO": lambda _: None,
-            "EMPTY_DICT": lambda _: self.stack.append({}),
-            "EMPTY_LIST": lambda _: self.stack.append([]),
-            "EMPTY_TUPLE": lambda _: self.stack.append(()),
-            "MARK": lambda _: self.stack.append(_Mark()),
-            "BINPUT": self.put,
-            "LONG_BINPUT": self.put,
-            "BINGET": self.get,
-            "LONG_BINGET": self.get,
-            "TUPLE": lambda _: self.stack.append(tuple(self.pop_to_mark())),
-            "APPEND": lambda _: self.append([self.pop()]),
-            "APPENDS": lambda _: self.append(self.pop_to_mark()),
-            "SETITEM": lambda _: self.set_items(self.pop_many(2)),
-            "SETITEMS": lambda _: self.set_items(self.pop_to_mark()),
-            "GLOBAL": self.find_global,
-            "REDUCE": self.reduce,
-            "BINPERSID": self.find_storage,
-            "STOP": self.stop,
-        }
 
     def execute(self, name: str, argument: Any) -> None:
         if name in _LITERALS:
@@ -140,8 +120,8 @@ class _Machine:
             self.stack.append(_CONSTANTS[name])
         elif name in _TUPLES:
             self.stack.append(tuple(self.pop_many(_TUPLES[name])))
-        elif name in self.actions:
-            self.actions[name](argument)
+        elif name in _ACTIONS:
+            _ACTIONS[name](self, argument)
         else:
             raise DamagedError(
                 f"uses the pickle instruction {name}, which a checkpoint never needs"
@@ -245,6 +225,30 @@ class _Machine:
         if not self.stopped or len(self.stack) != 1:
             raise DamagedError("its description is damaged")
         return self.stack[0]
+
+
+# Not bound to a machine: one that refers to itself would stay, with all it has read, until the
+# next full garbage collection, minutes later in a long training that verifies what it saves.
+_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
+    "PROTO": lambda machine, _: None,
+    "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
+    "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
+    "EMPTY_TUPLE": lambda machine, _: machine.stack.append(()),
+    "MARK": lambda machine, _: machine.stack.append(_Mark()),
+    "BINPUT": _Machine.put,
+    "LONG_BINPUT": _Machine.put,
+    "BINGET": _Machine.get,
+    "LONG_BINGET": _Machine.get,
+    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.pop_to_mark())),
+    "APPEND": lambda machine, _: machine.append([machine.pop()]),
+    "APPENDS": lambda machine, _: machine.append(machine.pop_to_mark()),
+    "SETITEM": lambda machine, _: machine.set_items(machine.pop_many(2)),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_to_mark()),
+    "GLOBAL": _Machine.find_global,
+    "REDUCE": _Machine.reduce,
+    "BINPERSID": _Machine.find_storage,
+    "STOP": _Machine.stop,
+}
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
