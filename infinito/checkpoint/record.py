@@ -11,6 +11,7 @@ import platform
 import re
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,14 @@ def library_versions() -> dict[str, str]:
     """Versions of this program, Python and the libraries that numbers depend on."""
     versions = {"infinito": __version__, "python": platform.python_version()}
     for library in _LIBRARIES:
-        versions[library] = importlib.metadata.version(library)
+        versions[library] = _version(library)
     return versions
+
+
+@cache
+def _version(library: str) -> str:
+    # Asked at every save; what is imported does not change under a running process.
+    return importlib.metadata.version(library)
 
 
 def without_secrets(arguments: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import deque
 
 # The first steps allocate, warm caches and, with fusion, compile.
 _WARMUP_STEPS = 2
@@ -10,31 +11,40 @@ _RECENT = 200
 
 
 class Speed:
-    """Times of training steps, and of those since the last line of metrics."""
+    """Times of training steps, and of those since the last line of metrics.
+
+    It keeps the recent steps only: a run may have any number of them.
+    """
 
     def __init__(self) -> None:
-        self.step_seconds: list[float] = []
-        self.step_tokens: list[int] = []
-        self._window_start = 0
+        self.training_seconds = 0.0  # of all steps
+        self._warmup = _WARMUP_STEPS
+        self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT)
+        self._window_seconds, self._window_tokens = 0.0, 0
 
     def add(self, seconds: float, tokens: int) -> None:
         """Take in one step."""
-        self.step_seconds.append(seconds)
-        self.step_tokens.append(tokens)
+        if len(self._recent) == self._warmup:  # enough to do without the first ones
+            self._recent.clear()
+            self._warmup = 0
+        self._recent.append((seconds, tokens))
+        self.training_seconds += seconds
+        self._window_seconds += seconds
+        self._window_tokens += tokens
 
     def take_window(self) -> float:
         """Tokens a second since the last call."""
-        start, self._window_start = self._window_start, len(self.step_seconds)
-        return sum(self.step_tokens[start:]) / max(sum(self.step_seconds[start:]), 1e-9)
+        rate = self._window_tokens / max(self._window_seconds, 1e-9)
+        self._window_seconds, self._window_tokens = 0.0, 0
+        return rate
 
     @property
     def seconds_per_step(self) -> float:
         """Median over the recent steps, the first ones left out; 0 before the first."""
-        steady = self.step_seconds[_WARMUP_STEPS:] or self.step_seconds
-        return statistics.median(steady[-_RECENT:]) if steady else 0.0
+        return statistics.median(seconds for seconds, _ in self._recent) if self._recent else 0.0
 
     @property
     def tokens_per_second(self) -> float:
         """Steady training speed; 0 before the first step."""
         seconds = self.seconds_per_step
-        return statistics.median(self.step_tokens[-_RECENT:]) / seconds if seconds else 0.0
+        return statistics.median(tokens for _, tokens in self._recent) / seconds if seconds else 0.0

@@ -45,7 +45,7 @@ def summary_lines(trainer: Trainer, directory: RunDirectory) -> list[str]:
         f"{progress.tokens} tokens, {trainer.epoch:.2f} epochs",
         f"speed:      {report['tokens_per_second']:.0f} tokens/s "
         f"({report['seconds_per_step']:.3f} s a step without warm-up), "
-        f"training time {seconds_text(sum(trainer.speed.step_seconds))}",
+        f"training time {seconds_text(trainer.speed.training_seconds)}",
         f"memory:     {report['peak_memory_mb']:.0f} MB at the peak",
     ]
     if progress.best is not None:
