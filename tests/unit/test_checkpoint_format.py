@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import errno
+import gc
 import hashlib
 import os
 import re
@@ -30,6 +31,19 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert same(read_checkpoint(tmp_path / "a.pt"), content)
     assert sha256 == hashlib.sha256((tmp_path / "a.pt").read_bytes()).hexdigest()
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_what_was_read_is_freed_at_once(tmp_path: Path) -> None:
+    """A training verifies what it saves, and a full garbage collection is minutes away."""
+    write_checkpoint(tmp_path / "a.pt", make_content())
+    inspect_checkpoint(tmp_path / "a.pt")
+    gc.collect()
+    gc.disable()
+    try:
+        inspect_checkpoint(tmp_path / "a.pt")
+        assert not [thing for thing in gc.get_objects() if type(thing) is TensorSpec]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.row("S-01")
