@@ -18,15 +18,15 @@ class Speed:
 
     def __init__(self) -> None:
         self.training_seconds = 0.0  # of all steps
-        self._warmup = _WARMUP_STEPS
+        self._steps = 0
         self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT)
         self._window_seconds, self._window_tokens = 0.0, 0
 
     def add(self, seconds: float, tokens: int) -> None:
         """Take in one step."""
-        if len(self._recent) == self._warmup:  # enough to do without the first ones
+        if self._steps == _WARMUP_STEPS:
             self._recent.clear()
-            self._warmup = 0
+        self._steps += 1
         self._recent.append((seconds, tokens))
         self.training_seconds += seconds
         self._window_seconds += seconds

@@ -46,4 +46,4 @@ def test_a_long_run_takes_no_more_memory() -> None:
             speed.add(0.1, 512)
         return len(pickle.dumps(speed))
 
-    assert size_after(20_000) == size_after(1_000)
+    assert size_after(20_000) < size_after(1_000) + 10  # a counter grew
