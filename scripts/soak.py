@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Train for long with other commands beside it, and see that memory, files and disk stay flat.
 
-    .venv/bin/python scripts/soak.py [--minutes 60] [--directory DIR] [--every 5] [--stop-every 8]
+    .venv/bin/python scripts/soak.py [--minutes 60] [--directory DIR] [--every 5] [--stop-every 150]
 
 A small model trains with the real command and saves every few seconds. Beside it, one after the
-other, run `evaluate`, `generate` and `runs` on its directory; at every eighth turn the training
-gets a SIGTERM instead, must say so with exit code 143, and is resumed. Every few seconds the
-training's memory, open files and threads and the directory's size are noted. At the end the run
-is stopped, every checkpoint is verified, and a line is fitted over the last 80 % of the samples of
-each process. DIR keeps samples.jsonl, soak.png and the run. Exit 0 only if every command ended as
-it must, every checkpoint verifies, and nothing grows beyond the limits below.
+other, run `evaluate`, `generate` and `runs` on its directory; now and then, twice an hour by
+default, the training gets a SIGTERM instead, must say so with exit code 143, and is resumed (a
+process that lives for a minute says nothing about growth). Every few seconds the training's memory,
+open files and threads and the directory's size are noted. At the end the run is stopped, every
+checkpoint is verified, and a line is fitted over the last 80 % of the samples, with a level of its
+own for each process. DIR keeps samples.jsonl, soak.png and the run. Exit 0 only if every command
+ended as it must, every checkpoint verifies, and nothing grows beyond the limits below.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SAMPLE_SECONDS = 2.0
 SETTLE_SHARE = 0.2  # of the samples, left out of the fit
 # Growth an hour that counts as flat: allocators and page tables are never quite still.
 MEMORY_LIMIT_MB, FILES_LIMIT, DISK_LIMIT_MB = 20.0, 2.0, 5.0
-SHORTEST_FIT_SECONDS = 300.0  # a shorter stretch says nothing about an hour
+SHORTEST_FIT_SECONDS = 300.0  # a shorter stretch, or life, says nothing about an hour
 CONFIG = """\
 seed: 3
 device: cpu
@@ -201,12 +202,13 @@ def growth_per_hour(samples: list[dict[str, Any]]) -> dict[str, float | None]:
     if len(settled) < 3 or settled[-1]["seconds"] - settled[0]["seconds"] < SHORTEST_FIT_SECONDS:
         return dict.fromkeys(names)
     return {
-        name: 3600 * _slope(settled, name, by_life=name in ("rss_mb", "open_files", "threads"))
+        name: _slope(settled, name, by_life=name in ("rss_mb", "open_files", "threads"))
         for name in names
     }
 
 
-def _slope(samples: list[dict[str, Any]], name: str, by_life: bool) -> float:
+def _slope(samples: list[dict[str, Any]], name: str, by_life: bool) -> float | None:
+    """Growth of ``name`` an hour; None where no life was long enough to show any."""
     groups: dict[int, list[dict[str, Any]]] = {}
     for sample in samples:
         groups.setdefault(sample["life"] if by_life else 0, []).append(sample)
@@ -214,13 +216,13 @@ def _slope(samples: list[dict[str, Any]], name: str, by_life: bool) -> float:
     for group in groups.values():
         # The first samples of a life are imports and the first step, no growth.
         used = [s for s in group if not by_life or s["seconds"] >= group[0]["seconds"] + 60]
-        if len(used) < 2:
+        if len(used) < 2 or used[-1]["seconds"] - used[0]["seconds"] < SHORTEST_FIT_SECONDS:
             continue
         time_mean = sum(s["seconds"] for s in used) / len(used)
         mean = sum(s[name] for s in used) / len(used)
         above += sum((s["seconds"] - time_mean) * (s[name] - mean) for s in used)
         below += sum((s["seconds"] - time_mean) ** 2 for s in used)
-    return above / below if below else 0.0
+    return 3600 * above / below if below else None
 
 
 def draw(samples: list[dict[str, Any]], target: Path) -> None:
@@ -263,7 +265,9 @@ def judge(state: Soak) -> dict[str, Any]:
               "disk_mb": DISK_LIMIT_MB, "files": FILES_LIMIT}  # fmt: skip
     for name, limit in limits.items():
         slope = growth[name]
-        if slope is not None and slope > limit:
+        if slope is None:
+            say(f"{name}: no process lived long enough to tell its growth")
+        elif slope > limit:
             state.problems.append(f"{name} grows by {slope:.2f} an hour, more than {limit:g}")
     return {
         "growth_per_hour": growth, "highest_step": highest, "checkpoints_verified": verified,
@@ -279,7 +283,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--directory", type=Path, help="absent: a new temporary one, kept")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between turns")
-    parser.add_argument("--stop-every", type=int, default=8, help="turns from SIGTERM to SIGTERM")
+    parser.add_argument("--stop-every", type=int, default=150, help="turns from SIGTERM to SIGTERM")
     arguments = parser.parse_args()
     place = (arguments.directory or Path(tempfile.mkdtemp(prefix="infinito-soak-"))).resolve()
     place.mkdir(parents=True, exist_ok=True)

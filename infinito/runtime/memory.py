@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import resource
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,24 @@ def keep_freed_memory() -> bool:
         return False
     trimmed = mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     return bool(trimmed and mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD))
+
+
+@contextmanager
+def garbage_found_early() -> Iterator[None]:
+    """In the body, full garbage collections pass over what exists now, and so come often.
+
+    Python's collector waits with a full collection until a quarter as many new objects have
+    survived as there are old ones (``gc.set_threshold``). torch and its imports alone bring some
+    300,000: a circle that a step, an evaluation or a save leaves behind stays for thousands of
+    steps, and what is allocated around it splits the heap for good.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.collect()  # counts the old objects anew: none
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def peak_memory_mb(device: str) -> float:

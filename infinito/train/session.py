@@ -15,7 +15,11 @@ from infinito.config.load import to_yaml
 from infinito.config.schema import Config
 from infinito.data.prepare import prepare
 from infinito.errors import DivergedError
-from infinito.runtime.memory import keep_freed_memory, memory_errors_explained
+from infinito.runtime.memory import (
+    garbage_found_early,
+    keep_freed_memory,
+    memory_errors_explained,
+)
 from infinito.runtime.paths import shown
 from infinito.runtime.progress import reporting_to
 from infinito.runtime.random import random_state, set_random_state
@@ -89,7 +93,7 @@ def carry_out(trainer: Trainer, directory: RunDirectory, announce: Announce) -> 
         # A library may draw from Python's stream when it is imported (rich does), and imports
         # depend on the process: the run goes on with the streams it was built or restored with.
         set_random_state(streams, trainer.config.device)
-        with _explained(trainer), _naming_the_last_good(directory):
+        with _explained(trainer), _naming_the_last_good(directory), garbage_found_early():
             run(trainer, directory, recorder, stop)
     for line in summary_lines(trainer, directory):
         announce(line)

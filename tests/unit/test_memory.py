@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,12 @@ from infinito.config.schema import ModelConfig, TrainingConfig
 from infinito.errors import ResourceError
 from infinito.model.loss import CHUNK_ELEMENTS, summed_cross_entropy
 from infinito.model.memory import count_memory
-from infinito.runtime.memory import available_bytes, memory_errors_explained
-from infinito.train import plan
+from infinito.runtime.memory import (
+    available_bytes,
+    garbage_found_early,
+    memory_errors_explained,
+)
+from infinito.train import plan, session
 from infinito.train.trainer import Trainer
 from tests.support import ROOT, tiny_settings
 
@@ -109,3 +115,49 @@ def test_freed_memory_is_taken_again_without_page_faults() -> None:
     }
     # With huge pages a fault brings many small ones: only the ratio holds everywhere.
     assert faults["keep"] * 10 < faults["leave"], faults
+
+
+class Circle:
+    """Refers to itself: only the collector frees it."""
+
+    alive = 0
+
+    def __init__(self) -> None:
+        self.me = self
+        Circle.alive += 1
+
+    def __del__(self) -> None:
+        Circle.alive -= 1
+
+
+def most_circles_alive(made: int = 200_000, used_together: int = 10_000) -> int:
+    """The most circles that are alive while ``made`` of them are each used for a while."""
+    in_use: deque[Circle] = deque(maxlen=used_together)  # long enough to count as survivors
+    most = 0
+    for _ in range(made):
+        in_use.append(Circle())
+        most = max(most, Circle.alive)
+    return most
+
+
+def test_garbage_is_found_early_among_many_lasting_objects() -> None:
+    lasting = [[number] for number in range(1_000_000)]
+    gc.collect()
+    without = most_circles_alive()
+    with garbage_found_early():
+        assert gc.get_freeze_count() > len(lasting)
+        within = most_circles_alive()
+    assert gc.get_freeze_count() == 0
+    assert without > 150_000, "nothing was left lying: the test says nothing"
+    assert within < 120_000
+
+
+def test_a_run_trains_with_the_collector_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(session, "run", lambda *_: seen.append(gc.get_freeze_count()))
+    config = config_from_plain(tiny_settings(tmp_path), "test")
+    session.start(config, name="tiny", dry_run=False, announce=lambda _: None)
+    assert seen[0] > 100_000, "torch and its imports are more"
+    assert gc.get_freeze_count() == 0
