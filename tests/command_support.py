@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,18 @@ class Outcome(NamedTuple):
         assert "error: " in self.err
         assert "weights_only" not in self.err
         return self.err
+
+
+@contextlib.contextmanager
+def memory_at_most(n_bytes: int) -> Iterator[None]:
+    """Let this process take ``n_bytes`` more of address space than it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def infinito(*arguments: object) -> Outcome:

@@ -25,6 +25,7 @@ from tests.command_support import (
     at_step,
     flip,
     infinito,
+    memory_at_most,
     read_log,
     result_files,
     write_config,
@@ -412,14 +413,8 @@ def test_a_step_beyond_memory_is_refused_before_the_first_checkpoint(
     """Once by counting, and once (the count left out) by the batch that is tried first."""
     if not counted:
         monkeypatch.setattr("infinito.train.session.require_memory", lambda _: None)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + (400 << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
+    with memory_at_most(400 << 20):
         outcome = infinito("train", "--config", place.config, "--batch-size", 60_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     message = outcome.refused(6)
     assert "60000 x" in message
     assert "--batch-size" in message

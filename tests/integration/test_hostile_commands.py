@@ -1,11 +1,12 @@
-"""Files from strangers given to the commands (rows S-02, S-04, S-06 to S-08 and S-11)."""
+"""Files from strangers given to the commands (rows S-02, S-04 to S-08 and S-11)."""
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
-import resource
 import shutil
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from infinito.checkpoint.format import read_checkpoint, write_checkpoint
 from tests.checkpoint_support import rebuilt
-from tests.command_support import all_files, infinito, write_config
+from tests.command_support import all_files, infinito, memory_at_most, write_config
 
 COMMANDS = {
     "evaluate": ["evaluate", "{}"],
@@ -82,6 +83,38 @@ def test_member_names_that_point_outside(run: Path, command: str) -> None:
     assert all_files(run.parent) == around
 
 
+def _safetensors(header: bytes, says: int | None = None) -> bytes:
+    return struct.pack("<Q", len(header) if says is None else says) + header + bytes(64)
+
+
+def _header(*offsets: tuple[int, int]) -> bytes:
+    tensors = {
+        f"w{number}": {"dtype": "F32", "shape": [8], "data_offsets": list(pair)}
+        for number, pair in enumerate(offsets)
+    }
+    return json.dumps(tensors).encode()
+
+
+SAFETENSORS = {
+    "well formed": _safetensors(_header((0, 32), (32, 64))),
+    "header of 2^62 bytes": _safetensors(_header((0, 32)), says=1 << 62),
+    "negative offsets": _safetensors(_header((-32, 0))),
+    "overlapping tensors": _safetensors(_header((0, 32), (16, 48))),
+    "deep header": _safetensors(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+}
+
+
+@pytest.mark.row("S-05")
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("data", SAFETENSORS.values(), ids=SAFETENSORS)
+def test_safetensors_are_no_checkpoint(run: Path, command: str, data: bytes) -> None:
+    """No command reads the format: the best formed and the worst are refused in one way."""
+    for name in ("model.safetensors", "step-000009.pt"):
+        (run / name).write_bytes(data)
+        with memory_at_most(16 << 20):
+            assert "not an infinito checkpoint" in give(command, run / name)
+
+
 @pytest.mark.row("S-06")
 def test_programs_given_as_data_are_text(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -132,14 +165,8 @@ def test_a_config_that_asks_for_a_larger_model_than_the_weights(
     content = read_checkpoint(run / "last.pt")
     change(content)
     write_checkpoint(path, content)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + (16 << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
+    with memory_at_most(16 << 20):
         message = give(command, path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     assert "weights do not fit the config" in message
 
 
