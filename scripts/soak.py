@@ -10,7 +10,8 @@ process that lives for a minute says nothing about growth). Every few seconds th
 open files and threads and the directory's size are noted. At the end the run is stopped, every
 checkpoint is verified, and a line is fitted over the last 80 % of the samples, with a level of its
 own for each process. DIR keeps samples.jsonl, soak.png and the run. Exit 0 only if every command
-ended as it must, every checkpoint verifies, and nothing grows beyond the limits below.
+ended as it must, every checkpoint verifies, and nothing grows beyond the limits below; fewer than
+some ten minutes cannot tell.
 """
 
 from __future__ import annotations
@@ -266,7 +267,7 @@ def judge(state: Soak) -> dict[str, Any]:
     for name, limit in limits.items():
         slope = growth[name]
         if slope is None:
-            say(f"{name}: no process lived long enough to tell its growth")
+            state.problems.append(f"{name}: nothing lived long enough to tell its growth")
         elif slope > limit:
             state.problems.append(f"{name} grows by {slope:.2f} an hour, more than {limit:g}")
     return {

@@ -21,7 +21,7 @@ from tests.attention_support import ALL_KINDS, Inputs, assert_matches_reference,
 triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 
-from infinito.attention import triton_kernels as kernels  # noqa: E402
+from infinito.attention import triton_tiles as tiles  # noqa: E402
 
 DEVICE = "cpu" if back_end.interpreted else "cuda"
 TOLERANCE = {torch.float32: 3e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
@@ -70,8 +70,8 @@ def test_dropout_mask_is_the_defined_one_bit_for_bit() -> None:
 def _write_mask(seed, found, threshold, ROWS: tl.constexpr, KEYS: tl.constexpr):  # noqa: N803
     head = tl.program_id(0)
     rows, keys = tl.arange(0, ROWS), tl.arange(0, KEYS)
-    states = kernels.dropout_rows(seed, head + 1, rows)
-    keeps = kernels.dropout_keeps(states[:, None], keys[None, :], threshold)
+    states = tiles.dropout_rows(seed, head + 1, rows)
+    keeps = tiles.dropout_keeps(states[:, None], keys[None, :], threshold)
     place = found + head * ROWS * KEYS + rows[:, None] * KEYS + keys[None, :]
     tl.store(place, keeps.to(tl.int32))
 

@@ -148,8 +148,9 @@ def test_garbage_is_found_early_among_many_lasting_objects() -> None:
         assert gc.get_freeze_count() > len(lasting)
         within = most_circles_alive()
     assert gc.get_freeze_count() == 0
-    assert without > 150_000, "nothing was left lying: the test says nothing"
     assert within < 120_000
+    if sys.version_info < (3, 14):  # whose collector works in increments, early of itself
+        assert without > 150_000, "nothing was left lying: the test says nothing"
 
 
 def test_a_run_trains_with_the_collector_set(
