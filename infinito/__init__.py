@@ -9,7 +9,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from infinito.runtime.cores import wait_briefly
 from infinito.version import __version__
+
+wait_briefly()  # before anything imports torch
 
 if TYPE_CHECKING:
     from infinito.analyze.collect import analyze_attention

@@ -96,6 +96,8 @@ ROWS: dict[str, str] = {
     "G-09": "weights that are not finite are refused, greedy or not",
     "G-10": "decoding with and without the cache gives the same ids, also past the context",
     "G-11": "the repetition penalty follows its definition to the digit",
+    # Operation
+    "O-01": "waiting threads leave their cores to other programs, and busy cores are told",
 }
 
 # Rows that cannot hold yet, and why.

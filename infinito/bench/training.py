@@ -37,13 +37,13 @@ def bench_training(
     config = resolve_automatic(config, lambda _: None)
     device, training, data = torch.device(config.device), config.training, config.data
     keep_freed_memory()  # as `infinito train` does
-    step = _make_step(config, vocab_size)
+    step = training_action(config, vocab_size)
     step()
     peak = peak_memory_mb(config.device)  # before another model stands beside this one
     actions = {"step": step, **_products(config, vocab_size, device)}
     if against is not None:
         against = resolve_automatic(against, lambda _: None)
-        actions["against"] = _make_step(against, vocab_size)
+        actions["against"] = training_action(against, vocab_size)
     times = interleaved_seconds(actions, device, rounds)
     floors = _floor_seconds(config, vocab_size, times)
     tokens = training.sequences_per_step * data.sequence_length
@@ -70,7 +70,7 @@ def bench_training(
     return result
 
 
-def _make_step(config: Config, vocab_size: int) -> Callable[[], object]:
+def training_action(config: Config, vocab_size: int) -> Callable[[], object]:
     """One optimizer step of the config's model, from the same random tokens each time."""
     device, training, data = torch.device(config.device), config.training, config.data
     torch.manual_seed(config.seed)

@@ -15,6 +15,7 @@ from infinito.config.load import to_yaml
 from infinito.config.schema import Config
 from infinito.data.prepare import prepare
 from infinito.errors import DivergedError
+from infinito.runtime.cores import CoreWatch
 from infinito.runtime.memory import (
     garbage_found_early,
     keep_freed_memory,
@@ -84,8 +85,11 @@ def carry_out(trainer: Trainer, directory: RunDirectory, announce: Announce) -> 
     require_memory(trainer)
     directory.require_space(checkpoint_bytes(trainer) * (trainer.config.training.keep_last + 1))
     keep_freed_memory()
+    cores = CoreWatch()
     with _explained(trainer):
         trainer.probe()
+    if busy := cores.busy_note():
+        announce(busy)
     directory.record_start(sys.argv, {"device": str(trainer.device)})
     directory.write_text("config.yaml", to_yaml(trainer.config))
     with _sinks(trainer, directory) as sinks, StopRequest() as stop:
