@@ -1,6 +1,9 @@
-"""The ``--catalogue`` option: after the run, which rows of tests/catalogue.py held."""
+"""What all tests share: a cache of their own, and ``--catalogue``, the rows that held."""
 
 from __future__ import annotations
+
+import os
+import tempfile
 
 import pytest
 
@@ -13,6 +16,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--catalogue", action="store_true", help="after the run, print the reliability catalogue"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep prepared text out of the user's cache; parallel workers inherit the first one's."""
+    if not hasattr(config, "workerinput"):
+        directory = tempfile.TemporaryDirectory("", "infinito-tests-", ignore_cleanup_errors=True)
+        config.add_cleanup(directory.cleanup)
+        os.environ["INFINITO_CACHE"] = os.path.join(directory.name, "cache")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
