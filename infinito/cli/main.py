@@ -27,7 +27,7 @@ from infinito.cli import (
     train,
 )
 from infinito.cli.failure import INTERRUPTED, report, say_error
-from infinito.cli.output import discard, say
+from infinito.cli.output import discard, say, unfailing
 from infinito.version import __version__
 
 
@@ -140,6 +140,8 @@ def _usage_error(error: TyperException) -> int:
 
 def _prepare_streams() -> None:
     """Make stdout and stderr writable for any text, also where the shell has closed them."""
+    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
+        sys.stderr = unfailing(sys.stderr)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

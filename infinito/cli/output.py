@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 
 def on_terminal(stream: TextIO | None = None) -> bool:
@@ -16,11 +18,24 @@ def on_terminal(stream: TextIO | None = None) -> bool:
 
 
 def say(line: str = "") -> None:
-    """Print one line on stderr; where stderr cannot take it, the work goes on without."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:  # its reader has gone, or the disk behind it is full
-        discard(sys.stderr)
+    """Print one line on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class _Unfailing(io.FileIO):
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):
+            super().write(data)
+        return len(data)
+
+
+def unfailing(stream: TextIO) -> TextIO:
+    """``stream`` for messages: what it cannot take is lost, and the work goes on without.
+
+    Its reader may leave, its terminal close, the disk behind it be full, while a run trains.
+    """
+    raw = _Unfailing(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, line_buffering=True)
 
 
 def discard(stream: TextIO) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks the run to stop after its step, the second ends it at once."""
+"""Signals that end a run: the first lets it finish its step and save, a second ends it at once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ _SHOW_CURSOR = b"\x1b[?25h"  # a live display may have hidden it
 
 
 class StopRequest:
-    """While entered, SIGINT and SIGTERM set ``requested`` instead of ending the process.
+    """While entered, SIGINT, SIGTERM and SIGHUP set ``requested`` instead of ending the process.
 
-    A second signal of either kind exits at once with 128 + its number, also within a save: files
-    get their names only when whole, so nothing is lost. On leaving, the handlers that were there
-    before are put back. Python allows handlers in the main thread only.
+    A second SIGINT or SIGTERM exits at once with 128 + its number, also within a save: files get
+    their names only when whole, so nothing is lost. SIGHUP, which a closed terminal sends, is
+    never such a second one, nor does it make the next one second: the shell and the kernel both
+    send it, and a session's manager sends SIGTERM with it. Where it is ignored (``nohup``) it
+    stays so. On leaving, the handlers that were there before are put back. Python allows handlers
+    in the main thread only.
     """
 
     def __init__(self) -> None:
@@ -34,8 +37,9 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         """Install the handlers."""
         assert threading.current_thread() is threading.main_thread(), "signals need the main thread"
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -51,15 +55,17 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if self.requested:
+        if self.signal_number in (0, signal.SIGHUP):
+            self.signal_number = number
+            notice = f"{name}: stopping after this step and its checkpoint"
+            notice += "" if number == signal.SIGHUP else " (again: exit at once)"
+            # A line end would shift a live panel, which is drawn over itself; there the notice
+            # stands behind the panel until that is drawn again.
+            _write_stderr((f"  {notice}" if _on_terminal() else f"\n{notice}\n").encode())
+        elif number != signal.SIGHUP:
             _write_stderr(f"\nsecond {name}: exiting at once\n".encode())
             _restore_terminal()
             os._exit(128 + number)
-        self.signal_number = number
-        notice = f"{name}: stopping after this step and its checkpoint (again: exit at once)"
-        # A line end would shift a live panel, which is drawn over itself; there the notice stands
-        # behind the panel until that is drawn again.
-        _write_stderr((f"  {notice}" if _on_terminal() else f"\n{notice}\n").encode())
 
 
 def _write_stderr(text: bytes) -> None:

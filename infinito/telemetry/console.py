@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import deque
@@ -53,21 +52,12 @@ class PlainConsole:
 
     def write(self, record: Record) -> None:
         """Print the record."""
-        try:
-            print(record_line(record, self.total_steps), file=sys.stderr, flush=True)
-        except OSError:  # its reader has gone, or the disk behind it is full: training goes on
-            self._silence()
+        print(record_line(record, self.total_steps), file=sys.stderr, flush=True)
 
     progress = staticmethod(silent)
 
     def close(self) -> None:
         """Nothing to finish."""
-
-    def _silence(self) -> None:
-        # What is buffered would fail again when the interpreter flushes it at its end.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stderr.fileno())
-        os.close(null)
 
 
 class LiveConsole:

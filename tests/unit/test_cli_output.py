@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from infinito.cli.output import plain_table, print_json, say, table
+from infinito.cli.output import plain_table, print_json, say, table, unfailing
 from tests.support import ROOT
 
 pty = pytest.importorskip("pty")  # Windows has none
@@ -47,13 +47,16 @@ def test_say_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert (captured.out, captured.err) == ("", "hello\n")
 
 
-def test_say_survives_a_reader_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_outlive_their_reader() -> None:
     read_end, write_end = os.pipe()
-    os.close(read_end)
-    with os.fdopen(write_end, "w") as stream:
-        monkeypatch.setattr(sys, "stderr", stream)
-        say("nobody hears this")
-        say("nor this")
+    with os.fdopen(write_end, "wb", buffering=0) as pipe:
+        text = io.TextIOWrapper(pipe, encoding="utf-8")
+        stream = unfailing(text)
+        print("heard: 地", file=stream)
+        assert os.read(read_end, 100).decode() == "heard: 地\n"
+        os.close(read_end)
+        print("nobody hears this", file=stream)
+        print("nor this" * 10_000, file=stream, flush=True)
 
 
 def on_a_terminal(script: str, **environment: str) -> str:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: asked politely once, obeyed at once the second time."""
+"""SIGINT, SIGTERM, SIGHUP: asked politely once, obeyed at once the second time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from infinito.runtime.signals import StopRequest
 from tests.support import ROOT
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_sets_a_flag(number: int, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)
     with StopRequest() as stop:
@@ -55,3 +55,24 @@ def test_the_second_ends_the_process(first: str, second: str) -> None:
     assert process.returncode == 128 + getattr(signal, second)
     assert time.monotonic() - started < 1
     assert "cleaned up" not in out
+
+
+@pytest.mark.row("C-19")
+def test_a_hangup_is_never_the_second_and_makes_no_other_the_second() -> None:
+    """Closing a terminal sends SIGHUP twice, and SIGTERM beside it, in any order."""
+    with StopRequest() as stop:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        assert stop.signal_number == signal.SIGTERM
+
+
+@pytest.mark.row("C-19")
+def test_an_ignored_hangup_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
