@@ -117,7 +117,7 @@ def best_factors(records: Iterable[Record]) -> dict[str, float]:
 
 
 def train(common: list[str], output: Path, jobs: int, factor: float | None) -> None:
-    from infinito.config.load import load_config
+    from infinito.config.loading import load_config
     from infinito.data.prepare import prepare
 
     output.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from measure import VOCABULARY, seconds
 
-from infinito.checkpoint.store import RunDirectory
-from infinito.config.load import load_config
+from infinito.checkpoint.run_directory import RunDirectory
+from infinito.config.loading import load_config
 from infinito.train.trainer import Trainer
 
 PROMISE = 0.02

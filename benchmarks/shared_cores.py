@@ -21,7 +21,7 @@ import importlib, statistics, sys, time
 importlib.import_module(sys.argv[2])  # OpenMP takes its settings when torch is first imported
 from measure import VOCABULARY
 from infinito.bench.training import training_action
-from infinito.config.load import load_config
+from infinito.config.loading import load_config
 step = training_action(load_config(None, ["device=cpu", "training.precision=float32"]), VOCABULARY)
 step()
 times, end = [], time.perf_counter() + float(sys.argv[1])

@@ -13,8 +13,8 @@ import json
 
 import torch
 
-from infinito.config.load import load_config
-from infinito.model.memory import count_memory
+from infinito.config.loading import load_config
+from infinito.model.step_memory import count_memory
 from infinito.model.transformer import Transformer
 from infinito.optim.optimizers import Optimizers
 from infinito.runtime.memory import peak_memory_mb

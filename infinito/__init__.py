@@ -16,7 +16,7 @@ wait_briefly()  # before anything imports torch
 
 if TYPE_CHECKING:
     from infinito.analyze.collect import analyze_attention
-    from infinito.config.load import load_config
+    from infinito.config.loading import load_config
     from infinito.load import LoadedModel, load_model
     from infinito.train.lambdas import fit_lambda
     from infinito.train.trainer import Trainer
@@ -26,7 +26,7 @@ _HOMES = {
     "LoadedModel": "infinito.load",
     "load_model": "infinito.load",
     "fit_lambda": "infinito.train.lambdas",
-    "load_config": "infinito.config.load",
+    "load_config": "infinito.config.loading",
     "analyze_attention": "infinito.analyze.collect",
 }
 

@@ -9,7 +9,7 @@ import torch
 
 from infinito.checkpoint.format import read_checkpoint
 from infinito.checkpoint.structure import check_shapes
-from infinito.config.load import config_from_plain
+from infinito.config.loading import config_from_plain
 from infinito.config.schema import Config
 from infinito.data.tokenizer import Tokenizer
 from infinito.errors import CheckpointError

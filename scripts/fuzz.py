@@ -80,7 +80,7 @@ def make_seeds(place: Path) -> Seeds:
     import yaml
 
     from infinito.checkpoint.format import write_checkpoint
-    from infinito.config.load import config_from_plain
+    from infinito.config.loading import config_from_plain
     from infinito.train.trainer import Trainer
 
     words = ["the cat", "a dog", "sees", "likes", "the river", "nothing", ".", "\n"]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from infinito.config.schema import ModelConfig, TokenizerConfig
-from infinito.data.store import TokenStore
+from infinito.data.token_store import TokenStore
 from infinito.data.tokenizer import Tokenizer, train_tokenizer
 from infinito.model.transformer import Transformer
 

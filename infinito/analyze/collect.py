@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from infinito.analyze.attention_report import AttentionReport
 from infinito.analyze.patterns import FEWEST_KEYS, STATISTICS, pattern_sums
-from infinito.analyze.report import AttentionReport
 from infinito.attention.call import Call, prepare_call
 from infinito.attention.chunked import weight_blocks
 from infinito.errors import ConfigError, DataError, DivergedError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from infinito.analyze.report import AttentionReport
+from infinito.analyze.attention_report import AttentionReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

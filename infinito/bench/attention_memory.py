@@ -38,7 +38,7 @@ def _kibibytes(field: str) -> int:
 def _main(kind: str, batch: int, heads: int, length: int, width: int, threads: int) -> None:
     import torch
 
-    from infinito.bench.attention import make_inputs, run_kind
+    from infinito.bench.attention_speed import make_inputs, run_kind
 
     torch.set_num_threads(threads)
     # A small call first: autograd's engine and the library start once per process.

@@ -10,7 +10,7 @@ from infinito.bench.machine import median_seconds, read_bandwidth
 from infinito.config.schema import Config, TokenizerConfig
 from infinito.data.tokenizer import Tokenizer, train_tokenizer
 from infinito.generate.engine import generate
-from infinito.generate.options import SamplingConfig
+from infinito.generate.sampling_config import SamplingConfig
 from infinito.model.transformer import Transformer
 from infinito.runtime.device import choose_device
 

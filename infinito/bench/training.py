@@ -16,7 +16,7 @@ import torch
 from infinito.bench.machine import interleaved_seconds, matmul, median_ratio
 from infinito.config.schema import Config
 from infinito.model.count import count_flops, count_parameters
-from infinito.model.memory import count_memory
+from infinito.model.step_memory import count_memory
 from infinito.model.transformer import Transformer
 from infinito.optim.optimizers import Optimizers
 from infinito.runtime.memory import keep_freed_memory, peak_memory_mb

@@ -12,8 +12,8 @@ import stat
 from pathlib import Path
 from typing import Any, Literal
 
-from infinito.checkpoint.files import Announce, to_stderr
-from infinito.checkpoint.manifest import Entry, entry_of, read_manifest
+from infinito.checkpoint.atomic import Announce, to_stderr
+from infinito.checkpoint.manifest import ManifestEntry, entry_of, read_manifest
 from infinito.checkpoint.record import RECORD_FILE, start_time
 from infinito.checkpoint.verify import REMEDY, inspect_checkpoint
 from infinito.errors import CheckpointError
@@ -66,7 +66,7 @@ def holds_run(directory: Path) -> bool:
     )
 
 
-def verify_step(path: Path, step: int, entry: Entry | None) -> dict[str, Any]:
+def verify_step(path: Path, step: int, entry: ManifestEntry | None) -> dict[str, Any]:
     """Content of a step file without tensors; CheckpointError unless all of it is as written."""
     content = inspect_checkpoint(path)
     if content["step"] != step:

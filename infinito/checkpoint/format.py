@@ -16,7 +16,7 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
-from infinito.checkpoint.files import atomic_writer
+from infinito.checkpoint.atomic import atomic_writer
 from infinito.checkpoint.plain_pickle import PLAIN_DTYPES, TensorSpec, contiguous_strides
 from infinito.checkpoint.verify import VerifiedFile, verified
 

@@ -14,6 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from infinito.checkpoint.atomic import (
+    atomic_writer,
+    cannot_write,
+    copy_atomic,
+    fsync_directory,
+    link_or_copy,
+)
 from infinito.checkpoint.discover import (
     BEST_FILE,
     LAST_FILE,
@@ -22,14 +29,7 @@ from infinito.checkpoint.discover import (
     is_plain_file,
     step_name,
 )
-from infinito.checkpoint.files import (
-    atomic_writer,
-    cannot_write,
-    copy_atomic,
-    fsync_directory,
-    link_or_copy,
-)
-from infinito.checkpoint.manifest import Entry, entry_of, read_manifest, write_manifest
+from infinito.checkpoint.manifest import ManifestEntry, entry_of, read_manifest, write_manifest
 from infinito.checkpoint.verify import inspect_checkpoint
 from infinito.errors import CheckpointError
 
@@ -91,7 +91,7 @@ def adopt(run: Path, checkpoint: Path, source_run: Path) -> None:
     Raises CheckpointError where ``checkpoint`` does not verify, ResourceError on a full disk.
     """
     step: int = inspect_checkpoint(checkpoint)["step"]
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ManifestEntry] = {}
     best = source_run / BEST_FILE
     best_step = step_of(best)
     if best_step is not None and best_step < step:
@@ -119,7 +119,7 @@ def _repair_links(run: Path, checkpoint: Path) -> None:
             link_or_copy(target, run / name)
 
 
-def _copy_checkpoint(source: Path, run: Path, step: int, link: str) -> dict[str, Entry]:
+def _copy_checkpoint(source: Path, run: Path, step: int, link: str) -> dict[str, ManifestEntry]:
     target = run / step_name(step)
     copy_atomic(source, target)
     link_or_copy(target, run / link)

@@ -6,7 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from infinito.checkpoint.files import cannot_write
+from infinito.checkpoint.atomic import cannot_write
 from infinito.errors import ResourceError
 
 LOCK_FILE = ".lock"

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from infinito.checkpoint.files import write_text_atomic
+from infinito.checkpoint.atomic import write_text_atomic
 from infinito.checkpoint.verify import sha256_of
 
 MANIFEST_FILE = "MANIFEST.json"
@@ -14,19 +14,19 @@ _MAX_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
-class Entry:
+class ManifestEntry:
     """What the file had when it was written: SHA-256 in hexadecimal, size in bytes."""
 
     sha256: str
     size: int
 
 
-def entry_of(path: Path) -> Entry:
+def entry_of(path: Path) -> ManifestEntry:
     """The entry that describes ``path`` as it is now."""
-    return Entry(sha256_of(path), path.stat().st_size)
+    return ManifestEntry(sha256_of(path), path.stat().st_size)
 
 
-def read_manifest(run: Path) -> dict[str, Entry]:
+def read_manifest(run: Path) -> dict[str, ManifestEntry]:
     """Entries by file name; none where the manifest is absent or damaged.
 
     That is safe because each checkpoint also verifies by itself: the manifest adds a second
@@ -38,14 +38,14 @@ def read_manifest(run: Path) -> dict[str, Entry]:
     try:
         files = json.loads(path.read_bytes())["files"]
         return {
-            str(name): Entry(str(entry["sha256"]), int(entry["size"]))
+            str(name): ManifestEntry(str(entry["sha256"]), int(entry["size"]))
             for name, entry in files.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
 
 
-def write_manifest(run: Path, entries: dict[str, Entry]) -> None:
+def write_manifest(run: Path, entries: dict[str, ManifestEntry]) -> None:
     """Replace the manifest of ``run`` (ResourceError where it cannot be written)."""
     files = {name: asdict(entries[name]) for name in sorted(entries)}
     text = json.dumps({"format": "infinito-manifest", "files": files}, indent=1)

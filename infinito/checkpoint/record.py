@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from infinito.checkpoint.files import write_text_atomic
+from infinito.checkpoint.atomic import write_text_atomic
 from infinito.version import __version__
 
 RECORD_FILE = "run.json"

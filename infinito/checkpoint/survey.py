@@ -15,7 +15,7 @@ from infinito.checkpoint.discover import (
     is_plain_file,
     verify_step,
 )
-from infinito.checkpoint.manifest import Entry, read_manifest
+from infinito.checkpoint.manifest import ManifestEntry, read_manifest
 from infinito.checkpoint.record import read_record
 from infinito.checkpoint.verify import inspect_checkpoint
 from infinito.errors import CheckpointError
@@ -43,7 +43,9 @@ def survey_run(run: Path) -> dict[str, Any]:
     return {"run": str(run), "started": shown, "checkpoints": rows}
 
 
-def _survey(path: Path, step: int, entry: Entry | None, losses: dict[int, float]) -> dict[str, Any]:
+def _survey(
+    path: Path, step: int, entry: ManifestEntry | None, losses: dict[int, float]
+) -> dict[str, Any]:
     try:
         content = verify_step(path, step, entry)
     except CheckpointError as error:

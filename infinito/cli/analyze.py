@@ -21,8 +21,8 @@ from infinito.cli.subject import (
 )
 
 if TYPE_CHECKING:
-    from infinito.analyze.report import AttentionReport
-    from infinito.data.store import TokenStore
+    from infinito.analyze.attention_report import AttentionReport
+    from infinito.data.token_store import TokenStore
     from infinito.load import LoadedModel
 
 _DIRECTORY = "analysis"
@@ -61,8 +61,8 @@ def analyze(
     check_data_settings(settings or [], "analyze", "the model is the checkpoint's")
     chosen = one_reference(reference, checkpoint)
 
+    from infinito.analyze.attention_files import write_files
     from infinito.analyze.collect import analyze_attention, spread_windows
-    from infinito.analyze.files import write_files
 
     loaded = load_subject(chosen, device)
     config = with_settings(loaded.config, settings or [])
@@ -94,7 +94,7 @@ def _source(
 
 
 def _show(report: AttentionReport, plain: dict[str, Any], json: bool) -> None:
-    from infinito.analyze.report import HEADERS
+    from infinito.analyze.attention_report import HEADERS
 
     if json:
         print_json(plain)

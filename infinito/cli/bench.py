@@ -42,7 +42,7 @@ def train(
     Without --config: the default model of 6 layers, d_model 256, sequence 256, batch 16.
     """
     from infinito.bench.training import bench_training
-    from infinito.config.load import load_config
+    from infinito.config.loading import load_config
 
     checked = load_config(config, settings or ())
     other = load_config(config, [*(settings or ()), *against]) if against else None
@@ -63,7 +63,7 @@ def generate(
 ) -> None:
     """Time greedy decoding, batch 1, with the cache."""
     from infinito.bench.generation import bench_generation
-    from infinito.config.load import load_config
+    from infinito.config.loading import load_config
 
     checked = load_config(config, settings or ())
     vocab_size = vocab_size or checked.tokenizer.vocab_size or _VOCABULARY
@@ -86,7 +86,7 @@ def attention(
     float32, causal, forward and backward, on the CPU; ratios within one run. Lengths: 256, 1024
     and 4096 unless told otherwise. The floor is this processor's own max + fma rate.
     """
-    from infinito.bench.attention import bench_attention
+    from infinito.bench.attention_speed import bench_attention
     from infinito.cli.output import print_json, table
 
     result = bench_attention(

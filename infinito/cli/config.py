@@ -18,7 +18,7 @@ def show(config: ConfigFile = None, settings: Settings = None) -> None:
 
     The file, the settings on top of it, and the default of every other key.
     """
-    from infinito.config.load import load_config, to_yaml
+    from infinito.config.loading import load_config, to_yaml
 
     print(to_yaml(load_config(config, settings or ())), end="")
 
@@ -31,7 +31,7 @@ def validate(
 
     Nothing is trained, and no data is read.
     """
-    from infinito.config.load import load_config
+    from infinito.config.loading import load_config
     from infinito.errors import ConfigError
 
     errors: list[ConfigError] = []

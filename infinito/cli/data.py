@@ -10,7 +10,7 @@ import typer
 from infinito.cli.options import ConfigFile, Json, Settings
 
 if TYPE_CHECKING:
-    from infinito.data.cache import Entry
+    from infinito.data.cache import CacheEntry
     from infinito.data.prepare import Dataset
 
 app = typer.Typer(no_args_is_help=True, help="Prepare text, and manage the cache of tokens.")
@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Prepare text, and manage the cache
 def prepare(config: ConfigFile = None, settings: Settings = None, as_json: Json = False) -> None:
     """Read, check, tokenise and cache the text of a config, so that training starts at once."""
     from infinito.cli.output import print_json, say, table
-    from infinito.config.load import load_config
+    from infinito.config.loading import load_config
     from infinito.data.prepare import prepare as prepare_data
 
     resolved = load_config(config, settings or ())
@@ -118,13 +118,13 @@ def clean(as_json: Json = False) -> None:
         print(f"bytes freed: {freed}")
 
 
-def _time(entry: Entry) -> str:
+def _time(entry: CacheEntry) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.modified))
 
 
-def _holds(entry: Entry) -> str:
+def _holds(entry: CacheEntry) -> str:
     """One line about an entry, from its description; never from its bulk."""
-    from infinito.data.store import DamagedStoreError, read_description
+    from infinito.data.token_store import DamagedStoreError, read_description
 
     if entry.path.suffix == ".tmp":
         return "unfinished, or being written"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from infinito.cli.options import Json
 
 if TYPE_CHECKING:
-    from infinito.runtime.doctor import Finding
+    from infinito.runtime.findings import Finding
 
 _BUILD = "install a C compiler, then install infinito again"
 
@@ -22,7 +22,7 @@ def doctor(as_json: Json = False) -> None:
     from pathlib import Path
 
     from infinito.cli.output import print_json, table
-    from infinito.runtime.doctor import examine
+    from infinito.runtime.findings import examine
 
     findings = [*examine(Path("checkpoints")), *_kernels()]
     if as_json:
@@ -36,7 +36,7 @@ def _kernels() -> list[Finding]:
     """The compiled parts: which attention back ends serve distances, and the decode step."""
     from infinito.attention import Route, available_backends
     from infinito.model.decode import why_missing
-    from infinito.runtime.doctor import Finding
+    from infinito.runtime.findings import Finding
 
     findings = []
     for name, answer in available_backends().items():

@@ -19,7 +19,7 @@ from infinito.cli.subject import (
 
 if TYPE_CHECKING:
     from infinito.evaluate.report import Report
-    from infinito.evaluate.run import Request
+    from infinito.evaluate.run import EvaluationOptions
 
 _SETTINGS_REMEDY = "the model is the checkpoint's; for the window use --context and --stride"
 
@@ -75,10 +75,10 @@ def evaluate(
     references = [*(checkpoints or []), *([checkpoint] if checkpoint else [])]
     check_data_settings(settings or [], "evaluate", _SETTINGS_REMEDY)
 
-    from infinito.evaluate.run import Request
+    from infinito.evaluate.run import EvaluationOptions
     from infinito.runtime.progress import reporting_to, terminal_bar
 
-    request = Request(context, stride, batch_size, all_conventions)
+    request = EvaluationOptions(context, stride, batch_size, all_conventions)
     reports: list[dict[str, Any]] = []
     for number, path in enumerate(_resolve(references)):
         with reporting_to(terminal_bar):
@@ -92,7 +92,7 @@ def evaluate(
 
 
 def _resolve(references: list[str]) -> list[Path]:
-    from infinito.checkpoint.store import resolve_checkpoint
+    from infinito.checkpoint.run_directory import resolve_checkpoint
 
     chosen: list[str | None] = [*references]
     return [resolve_checkpoint(reference, "best") for reference in chosen or [None]]
@@ -104,7 +104,7 @@ def _evaluate_one(
     split: SplitName | None,
     text: str | None,
     settings: list[str],
-    request: Request,
+    request: EvaluationOptions,
 ) -> Report:
     from infinito.data.prepare import tokenize_text
     from infinito.evaluate.run import evaluate as run

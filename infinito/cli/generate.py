@@ -32,7 +32,7 @@ from infinito.errors import ConfigError
 
 if TYPE_CHECKING:
     from infinito.generate.engine import Sample
-    from infinito.generate.options import SamplingConfig
+    from infinito.generate.sampling_config import SamplingConfig
     from infinito.load import LoadedModel
 
 
@@ -63,7 +63,7 @@ def generate(
     that --num-samples 1 gives. A line end never ends a continuation; the end of a document does.
     When the model's context is full, its last half is kept.
     """
-    from infinito.generate.options import SamplingConfig
+    from infinito.generate.sampling_config import SamplingConfig
 
     chosen_seed = _random_seed() if seed is None else seed
     config = SamplingConfig(

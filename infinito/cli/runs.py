@@ -56,7 +56,7 @@ def _print(surveys: list[dict[str, Any]]) -> None:
 
 
 def _row(run: str, checkpoint: dict[str, Any]) -> list[str]:
-    from infinito.checkpoint.files import format_size
+    from infinito.checkpoint.atomic import format_size
 
     marks = [mark for mark in ("best", "last") if checkpoint[mark]]
     return [

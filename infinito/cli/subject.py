@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from infinito.config.schema import Config
-    from infinito.data.store import TokenStore
+    from infinito.data.token_store import TokenStore
     from infinito.load import LoadedModel
 
 #: The schema's own type of this name would cost the help an import of pydantic.
@@ -53,7 +53,7 @@ def check_data_settings(settings: list[str], command: str, remedy: str) -> None:
 def with_settings(config: Config, settings: list[str]) -> Config:
     """``config`` with ``--set`` applied; ConfigError names every problem."""
     from infinito.config.explain import raise_problems
-    from infinito.config.load import config_from_plain, to_plain
+    from infinito.config.loading import config_from_plain, to_plain
     from infinito.config.overrides import parse_overrides
 
     overrides = parse_overrides(settings, {})

@@ -57,7 +57,7 @@ def train(
             "infinito train --config configs/quickstart.yaml; "
             "infinito config init my.yaml writes a config to start from",
         )
-    from infinito.config.load import load_config
+    from infinito.config.loading import load_config
 
     checked = load_config(config, settings, extra)
     from infinito.cli.output import say

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from infinito.config.load import dump_yaml
+from infinito.config.loading import dump_yaml
 from infinito.config.schema import Config
 from infinito.version import __version__
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from infinito.data.files import form
+from infinito.data.find import form
 from infinito.data.text import CHUNK_BYTES, unreadable
 from infinito.errors import ResourceError
 
@@ -46,7 +46,7 @@ def cache_root() -> Path:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One file of the cache: its kind (the directory it lies in), size in bytes, and times."""
 
     path: Path
@@ -138,14 +138,14 @@ class Cache:
             self.write_value("inputs", key, digest)
         return digest
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CacheEntry]:
         """Every file of the cache, half-written ones too, by kind and name."""
         found = []
         for kind in ("inputs", "overlap", "tokenizer", "tokens"):
             for path in sorted((self.root / kind).glob("*")):
                 with contextlib.suppress(FileNotFoundError):  # removed by another process
                     stat = path.stat()
-                    found.append(Entry(path, kind, stat.st_size, stat.st_mtime))
+                    found.append(CacheEntry(path, kind, stat.st_size, stat.st_mtime))
         return found
 
     def clear(self) -> int:

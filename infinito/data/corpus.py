@@ -9,7 +9,7 @@ from pathlib import Path
 
 from infinito.config.schema import SplitName
 from infinito.data.cache import Cache, cache_key
-from infinito.data.files import file_documents
+from infinito.data.find import file_documents
 from infinito.errors import DataError
 
 HELD_OUT_EVERY = 10

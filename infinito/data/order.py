@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from infinito.data.store import TokenStore
+from infinito.data.token_store import TokenStore
 from infinito.errors import DataError
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from infinito.config.schema import Config, SplitName, TokenizerConfig
 from infinito.data.bpe import DEFAULT_VOCAB_SIZE, TRAINING_CHARACTERS
 from infinito.data.cache import Cache, cache_key
 from infinito.data.corpus import Part, file_part
-from infinito.data.files import find_files
+from infinito.data.find import find_files
 from infinito.data.order import require_sequence
 from infinito.data.overlap import overlap
 from infinito.data.sources import open_corpus
-from infinito.data.store import DamagedStoreError, TokenStore, open_store, write_store
+from infinito.data.token_store import DamagedStoreError, TokenStore, open_store, write_store
 from infinito.data.tokenizer import Tokenizer, train_tokenizer
 from infinito.errors import DataError, ResourceError
 

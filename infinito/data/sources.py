@@ -9,7 +9,7 @@ from infinito.config.schema import DataConfig, SplitName
 from infinito.data.cache import cache_key
 from infinito.data.corpus import Corpus, Part, file_part, with_validation
 from infinito.data.documents import articles, text_documents
-from infinito.data.files import find_files
+from infinito.data.find import find_files
 from infinito.data.hub import WIKITEXT, HubSplits
 from infinito.data.python_docs import python_docs
 from infinito.data.text import read_lines

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from infinito.data.store import TokenStore
+from infinito.data.token_store import TokenStore
 from infinito.data.tokenizer import Tokenizer
 from infinito.evaluate.detokenise import detokenise_wikitext
-from infinito.evaluate.documents import document_texts
+from infinito.evaluate.interval import document_texts
 from infinito.evaluate.perplexity import Score, perplexity, stream_nats
 from infinito.evaluate.windows import document_windows, second_half_windows, sliding_windows
 from infinito.model.transformer import Transformer

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from infinito.data.store import TokenStore
+from infinito.data.token_store import TokenStore
 from infinito.data.tokenizer import Tokenizer
 from infinito.errors import ConfigError, DataError, DivergedError
 from infinito.evaluate.mode import evaluation_mode

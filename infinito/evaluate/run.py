@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from infinito.data.store import TokenStore
+from infinito.data.token_store import TokenStore
 from infinito.evaluate.causality import check_causality
 from infinito.evaluate.conventions import Subject, all_conventions
-from infinito.evaluate.documents import word_perplexity_interval
+from infinito.evaluate.interval import word_perplexity_interval
 from infinito.evaluate.perplexity import Score, score, windows_a_pass
 from infinito.evaluate.report import LEAK_BELOW, Report, Source
 from infinito.load import LoadedModel
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationOptions:
     """How to evaluate: windows, batches, and whether to add the costly figures."""
 
     context: int | None = None
@@ -25,7 +25,7 @@ class Request:
 
 
 def evaluate(
-    loaded: LoadedModel, store: TokenStore, split: str, corpus: str, request: Request
+    loaded: LoadedModel, store: TokenStore, split: str, corpus: str, request: EvaluationOptions
 ) -> Report:
     """Test the model for leaks, then score ``store``.
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infinito.model.cache import KeyValueCache
 from infinito.model.decode import DecodeStep, supports
+from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.transformer import Transformer
 
 

@@ -24,7 +24,7 @@ from infinito.generate.constraints import (
     StopScanner,
 )
 from infinito.generate.context import Context
-from infinito.generate.options import SamplingConfig
+from infinito.generate.sampling_config import SamplingConfig
 from infinito.model.transformer import Transformer
 
 FinishReason = Literal["length", "eos", "stop"]

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from infinito.generate.options import SamplingConfig
+from infinito.generate.sampling_config import SamplingConfig
 
 _NEVER = float("-inf")
 _FLOAT32 = torch.finfo(torch.float32)

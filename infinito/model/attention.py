@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from infinito.attention import distance_attention
 from infinito.attention.dot import fused_dot_attention
 from infinito.config.schema import ModelConfig
-from infinito.model.cache import KeyValueCache
+from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.layers import RMSNorm
 from infinito.model.position import RotaryTable, alibi_slopes, rotate
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from infinito.attention import native
 from infinito.errors import ResourceError
-from infinito.model.cache import KeyValueCache
+from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.transformer import Block, Transformer
 
 _VERSION = 1

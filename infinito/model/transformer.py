@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from infinito.config.schema import ModelConfig
 from infinito.model.attention import SelfAttention
-from infinito.model.cache import KeyValueCache
+from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.layers import Dropout, FeedForward, RMSNorm, dropout
 from infinito.model.loss import summed_cross_entropy, token_cross_entropy
 from infinito.model.position import RotaryTable

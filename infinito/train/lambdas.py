@@ -20,7 +20,7 @@ from torch import Tensor
 
 from infinito.checkpoint.format import read_checkpoint, write_checkpoint
 from infinito.checkpoint.structure import check_shapes
-from infinito.config.load import config_from_plain, to_plain
+from infinito.config.loading import config_from_plain, to_plain
 from infinito.config.schema import Config
 from infinito.data.order import SequenceOrder
 from infinito.data.prepare import Dataset

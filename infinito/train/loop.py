@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infinito.checkpoint.store import RunDirectory
+from infinito.checkpoint.run_directory import RunDirectory
 from infinito.errors import Interrupted
 from infinito.runtime.paths import shown
 from infinito.runtime.signals import StopRequest

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from infinito.errors import ResourceError
 from infinito.model.count import count_parameters
-from infinito.model.memory import MemoryCount, count_memory
+from infinito.model.step_memory import MemoryCount, count_memory
 from infinito.runtime.memory import available_bytes
 
 if TYPE_CHECKING:

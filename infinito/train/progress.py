@@ -10,7 +10,7 @@ from infinito.train.step import StepResult
 
 
 @dataclass
-class Window:
+class LogWindow:
     """Sums since the last line of metrics; saved, so a resumed line equals the unbroken one."""
 
     loss_sum: float = 0.0
@@ -32,7 +32,7 @@ class Progress:
     sequences: int = 0
     tokens: int = 0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
-    window: Window = field(default_factory=Window)
+    window: LogWindow = field(default_factory=LogWindow)
 
     def add(self, result: StepResult, sequences: int) -> None:
         """Count one step of ``sequences`` sequences."""
@@ -77,7 +77,7 @@ class Progress:
             sequences=content["sequences"],
             tokens=content["tokens"],
             evaluations=[dict(e) for e in content["evaluations"]],
-            window=Window(**content["log"]),
+            window=LogWindow(**content["log"]),
         )
 
 

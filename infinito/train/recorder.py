@@ -8,7 +8,7 @@ from typing import Any
 
 from infinito.runtime.memory import peak_memory_mb
 from infinito.telemetry.sinks import Sink
-from infinito.train.progress import Window
+from infinito.train.progress import LogWindow
 from infinito.train.trainer import Evaluation, Trainer
 
 
@@ -56,7 +56,7 @@ class Recorder:
             "grad_norm": window.grad_norm,
             "tokens_per_second": self.trainer.speed.take_window(),
         }
-        self.trainer.progress.window = Window()
+        self.trainer.progress.window = LogWindow()
         return fields
 
     @property

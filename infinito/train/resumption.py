@@ -10,14 +10,14 @@ from typing import Any
 from infinito.checkpoint.discover import resolve_checkpoint, suggest_other
 from infinito.checkpoint.format import read_checkpoint
 from infinito.checkpoint.record import library_versions
-from infinito.checkpoint.store import RunDirectory
+from infinito.checkpoint.run_directory import RunDirectory
 from infinito.config.explain import printable
-from infinito.config.load import config_from_plain, override_config
+from infinito.config.loading import config_from_plain, override_config
 from infinito.config.schema import Config
 from infinito.errors import CheckpointError
 from infinito.optim.schedule import learning_rate_factor
 from infinito.runtime.paths import shown
-from infinito.train.overrides import Change, changes, touches_schedule
+from infinito.train.changes import Change, changes, touches_schedule
 from infinito.train.session import abandoned_on_failure, carry_out, rehearse
 from infinito.train.trainer import Trainer
 

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from infinito.checkpoint.discover import METRICS_FILE
-from infinito.checkpoint.store import RunDirectory
-from infinito.config.load import to_yaml
+from infinito.checkpoint.run_directory import RunDirectory
+from infinito.config.loading import to_yaml
 from infinito.config.schema import Config
 from infinito.data.prepare import prepare
 from infinito.errors import DivergedError

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from infinito.checkpoint.discover import BEST_FILE, LAST_FILE
-from infinito.checkpoint.store import RunDirectory
+from infinito.checkpoint.run_directory import RunDirectory
 from infinito.model.count import count_parameters
 from infinito.runtime.memory import peak_memory_mb
 from infinito.runtime.paths import shown

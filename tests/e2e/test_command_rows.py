@@ -12,7 +12,7 @@ import yaml
 
 from infinito.checkpoint.format import read_checkpoint, write_checkpoint
 from infinito.cli.main import main
-from infinito.config.load import config_from_plain
+from infinito.config.loading import config_from_plain
 from infinito.train.trainer import Trainer
 from tests.support import ROOT, tiny_settings, write_text
 

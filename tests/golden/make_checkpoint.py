@@ -12,11 +12,11 @@ import json
 from pathlib import Path
 
 from infinito.checkpoint.structure import FORMAT_VERSION
-from infinito.config.load import config_from_plain
+from infinito.config.loading import config_from_plain
 from infinito.data.prepare import tokenize_text
 from infinito.evaluate.perplexity import score
 from infinito.generate.engine import generate
-from infinito.generate.options import SamplingConfig
+from infinito.generate.sampling_config import SamplingConfig
 from infinito.load import load_model
 from infinito.train.trainer import Trainer
 

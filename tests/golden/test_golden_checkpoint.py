@@ -9,7 +9,7 @@ import pytest
 
 from infinito.checkpoint.format import read_checkpoint, write_checkpoint
 from infinito.cli.main import main
-from infinito.config.load import config_from_plain
+from infinito.config.loading import config_from_plain
 from infinito.train.trainer import Trainer
 from tests.golden.make_checkpoint import NEW_TOKENS, PENALTY, PROMPT, TEXT
 

@@ -14,7 +14,7 @@ import pytest
 
 from infinito.checkpoint.format import read_checkpoint
 from infinito.checkpoint.manifest import read_manifest
-from infinito.checkpoint.store import RunDirectory
+from infinito.checkpoint.run_directory import RunDirectory
 from infinito.checkpoint.verify import sha256_of
 from infinito.errors import ResourceError
 from tests.checkpoint_support import make_content

@@ -12,7 +12,7 @@ import torch
 
 from infinito.analyze.collect import analyze_attention
 from infinito.cli.main import main
-from infinito.config.load import config_from_plain
+from infinito.config.loading import config_from_plain
 from infinito.config.schema import SplitName
 from infinito.data.prepare import prepare
 from infinito.load import LoadedModel, load_model

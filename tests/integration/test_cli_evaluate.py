@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from infinito.cli.main import main
-from infinito.config.load import config_from_plain
+from infinito.config.loading import config_from_plain
 from infinito.train.trainer import Trainer
 from tests.support import tiny_settings, write_text
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from infinito.checkpoint import files
-from infinito.checkpoint.store import RunDirectory
+from infinito.checkpoint import atomic
+from infinito.checkpoint.run_directory import RunDirectory
 from infinito.telemetry.sinks import JsonLines
 from tests.command_support import (
     all_files,
@@ -112,7 +112,7 @@ def test_a_disk_that_refuses_a_save(
     before = result_files(place.trained())
 
     def break_down() -> None:
-        targets = {"open": (files, "_open_new"), "sync": (os, "fsync"), "rename": (os, "replace")}
+        targets = {"open": (atomic, "_open_new"), "sync": (os, "fsync"), "rename": (os, "replace")}
         monkeypatch.setattr(*targets[stage], refusing(number))
 
     with monkeypatch.context():

@@ -17,7 +17,7 @@ from infinito.config.schema import Config, SplitName
 from infinito.data import hub
 from infinito.data.cache import Cache, cache_root
 from infinito.data.prepare import Dataset, prepare, tokenize_text
-from infinito.data.store import DamagedStoreError, open_store, token_dtype, write_store
+from infinito.data.token_store import DamagedStoreError, open_store, token_dtype, write_store
 from infinito.data.tokenizer import Tokenizer
 from infinito.errors import DataError, ResourceError
 from tests.support import ROOT, wikitext2_dir, write_text

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infinito.checkpoint.format import read_checkpoint, write_checkpoint
-from infinito.config.load import config_from_plain
+from infinito.config.loading import config_from_plain
 from infinito.errors import InfinitoError
 from infinito.train.trainer import Trainer
 from tests.support import tiny_settings

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from infinito.cli.main import main
-from infinito.config.load import config_from_plain
+from infinito.config.loading import config_from_plain
 from infinito.data.prepare import Dataset, prepare
 from infinito.errors import ConfigError
 from infinito.load import load_model

@@ -12,7 +12,7 @@ from infinito.config.schema import ModelConfig, TokenizerConfig
 from infinito.data.tokenizer import Tokenizer, train_tokenizer
 from infinito.errors import DivergedError
 from infinito.generate.engine import Sample, generate
-from infinito.generate.options import SamplingConfig
+from infinito.generate.sampling_config import SamplingConfig
 from infinito.model.transformer import Transformer
 
 CONTEXT = 16

@@ -20,7 +20,7 @@ import torch
 
 from infinito.checkpoint.format import read_checkpoint, write_checkpoint
 from infinito.checkpoint.record import library_versions
-from infinito.config.load import config_from_plain, to_plain
+from infinito.config.loading import config_from_plain, to_plain
 from infinito.errors import CheckpointError, InfinitoError
 from infinito.train.automatic import resolve_automatic
 from infinito.train.resumption import announce_versions

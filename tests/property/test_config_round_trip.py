@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infinito.config.load import dump_yaml, load_config
+from infinito.config.loading import dump_yaml, load_config
 from infinito.config.yaml_loader import parse_document, parse_value, plain_scalar
 from infinito.errors import ConfigError
 
@@ -83,7 +83,7 @@ def test_plain_data_survives_yaml(data: dict[str, object]) -> None:
 def test_a_config_survives_its_own_yaml(
     tmp_path_factory: pytest.TempPathFactory, rate: float, seed: int, text: str, flag: bool
 ) -> None:
-    from infinito.config.load import config_from_plain, to_plain, to_yaml
+    from infinito.config.loading import config_from_plain, to_plain, to_yaml
 
     plain = to_plain(load_config(None, [f"training.learning_rate={rate!r}", f"seed={seed}"]))
     plain["data"]["text_field"], plain["model"]["qk_norm"] = text, flag

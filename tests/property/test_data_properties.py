@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from infinito.config.schema import TokenizerConfig
 from infinito.data.documents import articles, cut, passages
 from infinito.data.order import SequenceOrder
-from infinito.data.store import TokenStore
 from infinito.data.text import split_lines
+from infinito.data.token_store import TokenStore
 from infinito.data.tokenizer import Tokenizer, train_tokenizer
 from infinito.errors import DataError
 

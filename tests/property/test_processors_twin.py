@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from infinito.generate import processors
 from infinito.generate.constraints import ForbiddenText, RepeatedNgrams, StopScanner
-from infinito.generate.options import SamplingConfig
+from infinito.generate.sampling_config import SamplingConfig
 
 INF = float("inf")
 quick = settings(max_examples=25, deadline=None)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 import infinito
 from infinito.analyze import collect
-from infinito.analyze import reference as twin
+from infinito.analyze.attention_report import HEADERS, AttentionReport
 from infinito.analyze.collect import analyze_attention, spread_windows
 from infinito.analyze.plots import attention_figure, entropy_figure, lambda_figure
-from infinito.analyze.report import HEADERS, AttentionReport
 from infinito.errors import ConfigError, DataError, DivergedError
 from infinito.model.attention import SelfAttention
 from infinito.model.transformer import Transformer
+from tests import analyze_reference as twin
 from tests.attention_support import ALL_KINDS
 from tests.evaluation_support import tiny_model
 

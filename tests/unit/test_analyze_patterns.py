@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from infinito.analyze import reference as twin
 from infinito.analyze.patterns import STATISTICS, pattern_sums, uniform_patterns
 from infinito.attention.call import Call, prepare_call
 from infinito.attention.chunked import weight_blocks
 from infinito.attention.reference import full_weights
 from infinito.model.position import alibi_slopes
+from tests import analyze_reference as twin
 from tests.attention_support import ALL_KINDS, make_inputs
 
 

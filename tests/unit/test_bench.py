@@ -17,7 +17,7 @@ from infinito.bench.machine import (
 )
 from infinito.bench.training import bench_training
 from infinito.cli.main import main
-from infinito.config.load import load_config
+from infinito.config.loading import load_config
 from infinito.model.count import count_parameters
 
 SMALL = ["model.d_model=32", "model.n_layers=1", "model.n_heads=2", "data.sequence_length=16"]

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from infinito.checkpoint import files as checkpoint_files
+from infinito.checkpoint import atomic as checkpoint_files
 from infinito.checkpoint.discover import newest_verified, resolve_checkpoint
 from infinito.checkpoint.format import read_checkpoint
 from infinito.checkpoint.manifest import read_manifest
-from infinito.checkpoint.store import RunDirectory
+from infinito.checkpoint.run_directory import RunDirectory
 from infinito.errors import CheckpointError, ResourceError
 from tests.checkpoint_support import make_content, same, write_step
 
@@ -180,7 +180,7 @@ def test_a_crash_while_saving_a_step_again(
     def crash(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("infinito.checkpoint.store.link_or_copy", crash)
+    monkeypatch.setattr("infinito.checkpoint.run_directory.link_or_copy", crash)
     with pytest.raises(KeyboardInterrupt):
         run.save(2, make_content(2, seed=1), is_best=False)
     assert run.newest_verified() == run.path / "step-000002.pt"

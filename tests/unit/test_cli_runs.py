@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infinito.checkpoint.store import RunDirectory
+from infinito.checkpoint.run_directory import RunDirectory
 from infinito.cli.runs import runs
 from infinito.errors import CheckpointError
 from tests.checkpoint_support import make_content

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from infinito.config.load import config_from_plain
+from infinito.config.loading import config_from_plain
 from infinito.config.schema import ModelConfig
 from infinito.model.transformer import Transformer
 from infinito.train.compilation import compile_blocks

@@ -10,7 +10,7 @@ import pytest
 
 from infinito.config.explain import MAX_PROBLEMS
 from infinito.config.keys import nearest_key, value_keys
-from infinito.config.load import config_from_plain, load_config, to_plain
+from infinito.config.loading import config_from_plain, load_config, to_plain
 from infinito.errors import CheckpointError, ConfigError
 
 

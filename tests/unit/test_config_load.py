@@ -8,7 +8,7 @@ import pytest
 
 from infinito.config.document import init_document
 from infinito.config.keys import value_keys
-from infinito.config.load import (
+from infinito.config.loading import (
     config_from_plain,
     diff,
     load_config,

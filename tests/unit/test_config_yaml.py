@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from infinito.config.keys import all_keys
-from infinito.config.load import load_config
+from infinito.config.loading import load_config
 from infinito.config.yaml_loader import MAX_BYTES, parse_document, parse_value, plain_scalar
 from infinito.errors import ConfigError
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from infinito.config.load import load_config
+from infinito.config.loading import load_config
 from infinito.config.schema import AttentionConfig, ModelConfig
 from infinito.load import build_model
 from infinito.model.count import count_flops, count_parameters

@@ -8,7 +8,7 @@ import pytest
 from infinito.data import documents
 from infinito.data.corpus import Corpus, Part, with_validation
 from infinito.data.documents import articles, cut, json_rows, passages
-from infinito.data.files import file_documents, find_files
+from infinito.data.find import file_documents, find_files
 from infinito.data.text import read_lines, split_lines
 from infinito.errors import DataError
 

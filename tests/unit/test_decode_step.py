@@ -15,9 +15,9 @@ from infinito.config.schema import ModelConfig, TokenizerConfig
 from infinito.data.tokenizer import train_tokenizer
 from infinito.generate import context
 from infinito.generate.engine import generate
-from infinito.generate.options import SamplingConfig
+from infinito.generate.sampling_config import SamplingConfig
 from infinito.model import decode
-from infinito.model.cache import KeyValueCache
+from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.transformer import Transformer
 
 missing = decode.why_missing()

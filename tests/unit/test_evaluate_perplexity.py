@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infinito.errors import ConfigError, DataError, DivergedError
-from infinito.evaluate.documents import document_words, word_perplexity_interval
+from infinito.evaluate.interval import document_words, word_perplexity_interval
 from infinito.evaluate.perplexity import perplexity, score, stream_nats
 from infinito.evaluate.windows import document_windows, second_half_windows, sliding_windows
 from infinito.model.transformer import Transformer

@@ -13,7 +13,7 @@ import pytest
 from infinito.config.schema import Config, DataConfig
 from infinito.evaluate.detokenise import detokenise_wikitext
 from infinito.evaluate.perplexity import perplexity
-from infinito.evaluate.run import Request, evaluate
+from infinito.evaluate.run import EvaluationOptions, evaluate
 from infinito.load import LoadedModel
 from tests.evaluation_support import byte_tokenizer, store_of, tiny_model
 
@@ -28,7 +28,7 @@ def loaded(**hashes: str) -> LoadedModel:
 
 
 def test_text_and_document_agree() -> None:
-    report = evaluate(loaded(), STORE, "valid", "python-docs", Request())
+    report = evaluate(loaded(), STORE, "valid", "python-docs", EvaluationOptions())
     plain, text = report.to_plain(), report.to_text()
     labels = {
         "loss": "loss", "token_perplexity": "token perplexity",
@@ -45,7 +45,7 @@ def test_text_and_document_agree() -> None:
 
 
 def test_closed_vocabularies_are_named() -> None:
-    report = evaluate(loaded(), STORE, "valid", "python-docs", Request())
+    report = evaluate(loaded(), STORE, "valid", "python-docs", EvaluationOptions())
     closed = dataclasses.replace(report, tokenizer_kind="word", vocab_size=33278)
     assert "AWD-LSTM convention, closed vocabulary of 33278 words" in closed.to_text()
 
@@ -59,28 +59,28 @@ def test_closed_vocabularies_are_named() -> None:
     ],
 )
 def test_warnings_about_the_text(hashes: dict[str, str], words: str | None) -> None:
-    warnings = evaluate(loaded(**hashes), STORE, "valid", "x", Request()).warnings
+    warnings = evaluate(loaded(**hashes), STORE, "valid", "x", EvaluationOptions()).warnings
     assert (words is None and not warnings) or (words is not None and words in warnings[0])
 
 
 def test_wonderful_perplexity_on_wikitext_is_called_a_leak() -> None:
     many = dataclasses.replace(STORE, n_words=10**6)
-    report = evaluate(loaded(), many, "test", "wikitext-2", Request())
+    report = evaluate(loaded(), many, "test", "wikitext-2", EvaluationOptions())
     assert report.score.word_perplexity < 20
     assert "a leak, not a success" in report.to_text()
-    assert not evaluate(loaded(), many, "test", "python-docs", Request()).warnings
-    assert not evaluate(loaded(), STORE, "test", "wikitext-2", Request()).warnings
+    assert not evaluate(loaded(), many, "test", "python-docs", EvaluationOptions()).warnings
+    assert not evaluate(loaded(), STORE, "test", "wikitext-2", EvaluationOptions()).warnings
 
 
 def test_numbers_beyond_floats_become_null() -> None:
     none = dataclasses.replace(STORE, n_words=0)
-    plain = evaluate(loaded(), none, "valid", "x", Request()).to_plain()
+    plain = evaluate(loaded(), none, "valid", "x", EvaluationOptions()).to_plain()
     assert plain["word_perplexity"] is None
     assert plain["word_perplexity_interval"] is not None
 
 
 def test_all_conventions_are_those_of_a_plain_computation() -> None:
-    request = Request(context=8, stride=8, all_conventions=True)
+    request = EvaluationOptions(context=8, stride=8, all_conventions=True)
     report = evaluate(loaded(), STORE, "valid", "wikitext-2", request)
     figures = report.to_plain()["conventions"]
     score = report.score
@@ -97,10 +97,10 @@ def test_all_conventions_are_those_of_a_plain_computation() -> None:
 
 
 def test_lm_eval_figures_score_the_detokenised_page_alone() -> None:
-    request = Request(context=8, all_conventions=True)
+    request = EvaluationOptions(context=8, all_conventions=True)
     one = evaluate(loaded(), store_of(DOCUMENTS[:1], TOKENIZER), "valid", "wikitext-2", request)
     page = store_of([detokenise_wikitext(DOCUMENTS[0])], TOKENIZER)
-    alone = evaluate(loaded(), page, "valid", "x", Request(context=8, stride=8)).score
+    alone = evaluate(loaded(), page, "valid", "x", EvaluationOptions(context=8, stride=8)).score
     nats = alone.nll_total - float(alone.token_nll[-1])  # the separator is no part of a page
     bits = nats / math.log(2) / len(DOCUMENTS[0].encode())
     assert one.to_plain()["conventions"]["lm_eval_bits_per_byte"] == pytest.approx(bits, rel=1e-5)

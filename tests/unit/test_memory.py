@@ -16,11 +16,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from infinito.config.load import config_from_plain
+from infinito.config.loading import config_from_plain
 from infinito.config.schema import ModelConfig, TrainingConfig
 from infinito.errors import ResourceError
 from infinito.model.loss import CHUNK_ELEMENTS, summed_cross_entropy
-from infinito.model.memory import count_memory
+from infinito.model.step_memory import count_memory
 from infinito.runtime.memory import (
     available_bytes,
     garbage_found_early,

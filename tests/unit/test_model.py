@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from infinito.config.schema import AttentionConfig, ModelConfig
-from infinito.model.cache import KeyValueCache
+from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.transformer import Transformer
 
 SHAPES: list[dict[str, object]] = [

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from infinito.generate import processors
-from infinito.generate.options import SamplingConfig
+from infinito.generate.sampling_config import SamplingConfig
 
 INF = float("inf")
 

@@ -8,7 +8,7 @@ import torch
 from infinito.errors import ConfigError, ResourceError
 from infinito.runtime import backends, device, precision
 from infinito.runtime.device import available_devices, choose_device
-from infinito.runtime.doctor import host_memory
+from infinito.runtime.findings import host_memory
 from infinito.runtime.precision import autocast, choose_precision
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from infinito.errors import ConfigError
-from infinito.generate.options import SamplingConfig
+from infinito.generate.sampling_config import SamplingConfig
 
 NAN, INF = float("nan"), float("inf")
 
@@ -57,7 +57,8 @@ def test_off_values_are_legal() -> None:
 
 def test_options_and_command_import_no_torch() -> None:
     code = (
-        "import sys, infinito.generate.options, infinito.cli.generate, infinito.cli.prompts;"
+        "import sys, infinito.generate.sampling_config, infinito.cli.generate;"
+        "import infinito.cli.prompts;"
         "sys.exit(bool({'torch', 'numpy', 'tokenizers'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from infinito.config.load import diff
+from infinito.config.loading import diff
 from infinito.config.schema import Config
 from infinito.errors import CheckpointError
 

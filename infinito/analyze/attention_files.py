@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infinito.analyze.attention_report import AttentionReport
 from infinito.analyze.plots import attention_figure, entropy_figure, lambda_figure
-from infinito.analyze.report import AttentionReport
-from infinito.checkpoint.files import atomic_writer, cannot_write, write_text_atomic
+from infinito.checkpoint.atomic import atomic_writer, cannot_write, write_text_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

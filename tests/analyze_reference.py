@@ -1,4 +1,4 @@
-"""The plain twin of ``patterns.py``: whole matrices, one head and one position after the other."""
+"""The plain twin of ``infinito.analyze.patterns``: whole matrices, one position at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infinito.attention.reference import full_weights
 
 
 def pattern_sums(call: Call) -> Tensor:
-    """The same sums (P, H) float64 as ``patterns.pattern_sums``; meant for tests."""
+    """The same sums (P, H) float64 as ``patterns.pattern_sums``."""
     weights = full_weights(call).double()
     batch, heads, queries, _ = weights.shape
     sums = torch.zeros(len(STATISTICS), heads, dtype=torch.float64)

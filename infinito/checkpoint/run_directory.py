@@ -16,6 +16,18 @@ from types import TracebackType
 from typing import Any
 
 from infinito.checkpoint import history
+from infinito.checkpoint.atomic import (
+    TEMPORARY_SUFFIX,
+    Announce,
+    cannot_write,
+    copy_atomic,
+    format_size,
+    fsync_directory,
+    link_or_copy,
+    require_space,
+    to_stderr,
+    write_text_atomic,
+)
 from infinito.checkpoint.discover import (
     BEST_FILE,
     CONFIG_FILE,
@@ -31,22 +43,10 @@ from infinito.checkpoint.discover import (
     step_name,
     verify_step,
 )
-from infinito.checkpoint.files import (
-    TEMPORARY_SUFFIX,
-    Announce,
-    cannot_write,
-    copy_atomic,
-    format_size,
-    fsync_directory,
-    link_or_copy,
-    require_space,
-    to_stderr,
-    write_text_atomic,
-)
 from infinito.checkpoint.lock import LOCK_FILE, RunLock
 from infinito.checkpoint.manifest import (
     MANIFEST_FILE,
-    Entry,
+    ManifestEntry,
     entry_of,
     read_manifest,
     write_manifest,
@@ -177,7 +177,7 @@ class RunDirectory:
             link_or_copy(path, self.path / BEST_FILE)
             self._best_step = step
         self._has_saved = True
-        manifest[path.name] = Entry(sha256, path.stat().st_size)
+        manifest[path.name] = ManifestEntry(sha256, path.stat().st_size)
         surplus = self._surplus(step, path, manifest[path.name])
         kept = [old for at, old in self.steps().items() if at not in surplus]
         # A crash after a rename leaves a whole file without an entry: it gets one here.
@@ -208,7 +208,7 @@ class RunDirectory:
         history.adopt(self.path, checkpoint, source_run)
         self._best_step = self._find_best_step()
 
-    def _surplus(self, step: int, path: Path, entry: Entry) -> dict[int, Path]:
+    def _surplus(self, step: int, path: Path, entry: ManifestEntry) -> dict[int, Path]:
         """Step files that may go, given that the one just written proves to be whole."""
         found = self.steps()
         kept = {*list(found)[-self.keep_last :], step, self._best_step}

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from infinito.data.store import TokenStore
+from infinito.data.token_store import TokenStore
 from infinito.data.tokenizer import Tokenizer
 from infinito.evaluate.perplexity import Floats, Score, perplexity
 
