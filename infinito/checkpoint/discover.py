@@ -17,6 +17,7 @@ from infinito.checkpoint.manifest import ManifestEntry, entry_of, read_manifest
 from infinito.checkpoint.record import RECORD_FILE, start_time
 from infinito.checkpoint.verify import REMEDY, inspect_checkpoint
 from infinito.errors import CheckpointError
+from infinito.runtime.paths import command
 
 RUNS_DIRECTORY = Path("checkpoints")
 LAST_FILE = "last.pt"
@@ -64,6 +65,11 @@ def holds_run(directory: Path) -> bool:
     return any(os.path.lexists(directory / name) for name in names) or bool(
         find_steps(directory)[0]
     )
+
+
+def ended_without_checkpoint(directory: Path) -> bool:
+    """Whether a run started in ``directory`` and left no checkpoint: it may start over there."""
+    return start_time(directory) > 0 and not any(directory.rglob("*.pt"))
 
 
 def verify_step(path: Path, step: int, entry: ManifestEntry | None) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def resolve_checkpoint(
     if path.is_dir():
         chosen = _of_run(path, prefer, announce)
         if chosen is None:
-            raise CheckpointError(f"{path} has no checkpoint that can be used", _TRAIN_FIRST)
+            raise CheckpointError(f"{path} has no checkpoint that can be used", _ways_on(path))
         return chosen
     if not path.exists():
         raise CheckpointError(
@@ -158,6 +164,15 @@ def suggest_other(damaged: Path) -> str:
     if good is None or good == damaged:
         return REMEDY
     return f"use {good}, the newest checkpoint of the run that verifies"
+
+
+def _ways_on(run: Path) -> str:
+    config = run / CONFIG_FILE
+    if ended_without_checkpoint(run) and is_plain_file(config):
+        return (
+            f"it ended before its first checkpoint; again: {command('train', '--config', config)}"
+        )
+    return _TRAIN_FIRST
 
 
 def _of_most_recent_run(prefer: Literal["best", "newest"], announce: Announce) -> Path:

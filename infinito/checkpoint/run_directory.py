@@ -35,6 +35,7 @@ from infinito.checkpoint.discover import (
     METRICS_FILE,
     RUNS_DIRECTORY,
     best_checkpoint,
+    ended_without_checkpoint,
     find_steps,
     holds_run,
     is_plain_file,
@@ -53,6 +54,7 @@ from infinito.checkpoint.manifest import (
 )
 from infinito.checkpoint.record import RECORD_FILE, write_record
 from infinito.errors import CheckpointError, ResourceError
+from infinito.runtime.paths import command, shown
 
 __all__ = ["RunDirectory", "resolve_checkpoint"]
 
@@ -85,6 +87,7 @@ class RunDirectory:
     ) -> RunDirectory:
         """Make and lock the directory of a new run: ``path``, or ``root/<name>-<number>``.
 
+        Where a run ended before its first checkpoint, the new one takes its place, and says so.
         Raises ResourceError when it cannot be written to or already holds a run.
         """
         missing = _missing(root if path is None else Path(path))
@@ -94,10 +97,13 @@ class RunDirectory:
         except OSError as error:
             raise cannot_write(root if path is None else Path(path), error) from error
         run = cls(made, RunLock(made), keep_last, announce)
-        if holds_run(made):
+        if not holds_run(made):
+            run._is_new, run._made = True, [made, *missing] if path is None else missing
+        elif ended_without_checkpoint(made):
+            run._start_over()
+        else:
             run.close()
             raise _occupied(made)
-        run._is_new, run._made = True, [made, *missing] if path is None else missing
         return run
 
     @classmethod
@@ -208,6 +214,13 @@ class RunDirectory:
         history.adopt(self.path, checkpoint, source_run)
         self._best_step = self._find_best_step()
 
+    def _start_over(self) -> None:
+        self._remove_leftovers()
+        self._own_metrics()
+        aside = history.rewind(self.path, 0)
+        note = "" if aside.is_empty else f"; {aside.describe()}"
+        self.announce(f"starting over in {shown(self.path)}, which holds no checkpoint{note}")
+
     def _surplus(self, step: int, path: Path, entry: ManifestEntry) -> dict[int, Path]:
         """Step files that may go, given that the one just written proves to be whole."""
         found = self.steps()
@@ -263,13 +276,13 @@ class RunDirectory:
 
 
 def _occupied(path: Path) -> ResourceError:
-    """The error for a directory that holds a run, or what a killed start left of one."""
-    if find_steps(path)[0] or (path / LAST_FILE).exists():
-        remedy = f"continue it with `infinito resume {path}`, or choose another --output-dir"
+    """The error for a directory that holds a run, or files that could be one's."""
+    if find_steps(path)[0] or any((path / name).exists() for name in (LAST_FILE, BEST_FILE)):
+        remedy = f"continue it with `{command('resume', path)}`, or choose another --output-dir"
         return ResourceError(f"{path} already holds a run", remedy)
     return ResourceError(
-        f"{path} already holds a run, which has no checkpoint yet",
-        "delete the directory, or choose another --output-dir",
+        f"{path} already holds a run, or files named like those of one",
+        "choose another --output-dir, or move the files away",
     )
 
 

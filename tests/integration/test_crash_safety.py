@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -260,16 +261,80 @@ def test_a_second_run_is_refused_and_the_first_ends_with_the_right_bits(
     place.assert_equal_to_the_unbroken_run()
 
 
-@pytest.mark.row("C-09")
-def test_what_a_killed_start_left_is_refused_with_a_way_out(place: Place) -> None:
+def kill_before_the_first_checkpoint(place: Place) -> None:
+    """``train`` in a process of its own that ends by SIGKILL after two records."""
+    program = (
+        "import os, signal, sys\n"
+        "from infinito.cli.main import main\n"
+        "from infinito.telemetry.sinks import JsonLines\n"
+        "write = JsonLines.write\n"
+        "def killed(sink, record):\n"
+        "    write(sink, record)\n"
+        "    if record['step'] == 2:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "JsonLines.write = killed\n"
+        "sys.exit(main(['train', '--config', sys.argv[1]]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, place.config], cwd=place.path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.row("C-20")
+@pytest.mark.slow
+def test_a_start_that_was_killed_is_started_again_in_its_directory(place: Place) -> None:
+    kill_before_the_first_checkpoint(place)
+    (place.run / "step-000004.pt.tmp").write_bytes(b"half")  # what a save leaves that was killed
+    resumed = infinito("resume", "run").refused(4)
+    assert "infinito train --config run/config.yaml" in resumed
+    again = infinito("train", "--config", "run/config.yaml")
+    assert again.code == 0, again.err
+    assert "starting over in run, which holds no checkpoint" in again.err
+    place.assert_equal_to_the_unbroken_run()
+    assert no_leftovers(place.run)
+    aside = (place.run / "set-aside-1" / "metrics.jsonl").read_text()
+    assert [json.loads(line)["step"] for line in aside.splitlines()] == [1, 2]
+
+
+@pytest.mark.row("C-20")
+def test_a_failure_while_starting_over_leaves_what_can_be_started_again(place: Place) -> None:
     run = place.trained()
     for path in (*run.glob("*.pt"), run / "MANIFEST.json"):
         path.unlink()
+    bad = ["train", "--config", "run/config.yaml", "--set", "data.train_file=none.txt"]
+    infinito(*bad).refused(3)
+    assert infinito("train", "--config", "run/config.yaml").code == 0
+    place.assert_equal_to_the_unbroken_run()
+
+
+@pytest.mark.row("C-09")
+@pytest.mark.parametrize(
+    "kept", ["step-000004.pt", "best.pt", "last.pt", "set-aside-1/step-000004.pt", "mine.pt"]
+)
+def test_where_any_checkpoint_is_nothing_starts_over(place: Place, kept: str) -> None:
+    run = place.trained()
+    checkpoint = (run / "last.pt").read_bytes()
+    for path in (*run.glob("*.pt"), run / "MANIFEST.json"):
+        path.unlink()
+    (run / kept).parent.mkdir(exist_ok=True)
+    (run / kept).write_bytes(checkpoint)
     before = all_files(run)
     message = infinito("train", "--config", place.config).refused(6)
-    assert "no checkpoint yet" in message
-    assert "delete the directory, or choose another --output-dir" in message
+    assert "run already holds a run" in message
     assert all_files(run) == before
+
+
+@pytest.mark.row("C-09")
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl"])
+def test_files_of_the_user_that_are_named_like_a_run_s_are_kept(place: Place, name: str) -> None:
+    place.run.mkdir()
+    (place.run / name).write_text("mine")
+    message = infinito("train", "--config", place.config).refused(6)
+    assert "choose another --output-dir, or move the files away" in message
+    assert all_files(place.run) == {name: b"mine"}
 
 
 @pytest.mark.row("C-11", "C-13")
