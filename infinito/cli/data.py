@@ -21,11 +21,14 @@ def prepare(config: ConfigFile = None, settings: Settings = None, as_json: Json 
     """Read, check, tokenise and cache the text of a config, so that training starts at once."""
     from infinito.cli.output import print_json, say, table
     from infinito.config.loading import load_config
+    from infinito.data.cache import Cache
     from infinito.data.prepare import prepare as prepare_data
 
     resolved = load_config(config, settings or ())
     started = time.perf_counter()
-    dataset = prepare_data(resolved, splits=None)
+    cache = Cache(required=True)
+    cache.require_writable("tokens")
+    dataset = prepare_data(resolved, splits=None, cache=cache)
     summary = _summary(dataset, time.perf_counter() - started)
     for note in dataset.notes:
         say(note)

@@ -106,6 +106,7 @@ def _evaluate_one(
     settings: list[str],
     request: EvaluationOptions,
 ) -> Report:
+    from infinito.cli.output import say
     from infinito.data.prepare import tokenize_text
     from infinito.evaluate.run import evaluate as run
     from infinito.load import load_model
@@ -113,7 +114,8 @@ def _evaluate_one(
     loaded = load_model(path, device)
     if text is not None:
         field = loaded.config.data.text_field
-        return run(loaded, tokenize_text(text, loaded.tokenizer, field), "text", text, request)
+        store = tokenize_text(text, loaded.tokenizer, field, say)
+        return run(loaded, store, "text", text, request)
     chosen = split or DEFAULT_SPLIT
     config = with_settings(loaded.config, settings)
     store = open_split(loaded, config, chosen, "name any text with --text FILE")

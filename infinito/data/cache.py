@@ -56,11 +56,19 @@ class CacheEntry:
 
 
 class Cache:
-    """A directory of entries by kind: ``tokens``, ``tokenizer``, ``inputs``, ``overlap``."""
+    """A directory of entries by kind: ``tokens``, ``tokenizer``, ``inputs``, ``overlap``.
 
-    def __init__(self, root: Path | None = None) -> None:
-        """Use the directory ``root``, or :func:`cache_root`; it is made when it is written."""
+    ``refusal`` is the first reason why something could not be kept; the work goes on without.
+    """
+
+    def __init__(self, root: Path | None = None, *, required: bool = False) -> None:
+        """Use the directory ``root``, or :func:`cache_root`; it is made when it is written.
+
+        ``required``: what cannot be kept is an error, since keeping it is the purpose.
+        """
         self.root = root or cache_root()
+        self.refusal: ResourceError | None = None
+        self._required = required
 
     def path(self, kind: str, key: str) -> Path:
         """Where the entry of this kind and key is, or would be."""
@@ -98,12 +106,31 @@ class Cache:
         except OSError as error:
             raise _unwritable(directory, error) from error
 
+    @contextlib.contextmanager
+    def replaced(self, refusal: ResourceError) -> Iterator[Cache]:
+        """A cache of temporary files for what this one refused; what is mapped of them stays."""
+        self._go_on_without(refusal)
+        try:
+            directory = tempfile.TemporaryDirectory("", "infinito-", ignore_cleanup_errors=True)
+        except OSError:
+            raise refusal from None
+        with directory as name:
+            yield Cache(Path(name))
+
     def write_value(self, kind: str, key: str, value: Any) -> None:
-        """Store plain JSON data together with its checksum."""
+        """Store plain JSON data together with its checksum, if the cache can be written."""
         text = json.dumps(value)
         checksum = hashlib.sha256(text.encode()).hexdigest()
-        with self.writing(kind, key) as stream:
-            stream.write(f"{checksum}\n{text}".encode())
+        try:
+            with self.writing(kind, key) as stream:
+                stream.write(f"{checksum}\n{text}".encode())
+        except ResourceError as refusal:
+            self._go_on_without(refusal)
+
+    def _go_on_without(self, refusal: ResourceError) -> None:
+        if self._required:
+            raise refusal
+        self.refusal = self.refusal or refusal
 
     def read_value(self, kind: str, key: str) -> Any:
         """What :meth:`write_value` stored; None where there is nothing, or not what it stored."""

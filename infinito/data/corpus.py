@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from infinito.config.schema import SplitName
 from infinito.data.cache import Cache, cache_key
-from infinito.data.find import file_documents
+from infinito.data.find import FoundFiles, file_documents
 from infinito.errors import DataError
 
 HELD_OUT_EVERY = 10
@@ -25,13 +24,13 @@ class Part:
         label: what to call it in messages.
         documents: its documents, from the first on at each call; none is empty.
         identity: hash of its documents, their cuts included, by the memory of a cache.
-        note: what a user of it should be told.
+        notes: what a user of it should be told.
     """
 
     label: str
     documents: Callable[[], Iterator[str]]
     identity: Callable[[Cache], str]
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -53,12 +52,13 @@ class Corpus:
         return self.splits[split]()
 
 
-def file_part(label: str, paths: list[Path], text_field: str) -> Part:
+def file_part(label: str, found: FoundFiles, text_field: str) -> Part:
     """The part that a list of files makes."""
     return Part(
         label,
-        lambda: file_documents(paths, text_field),
-        lambda cache: cache_key("documents", text_field, cache.hash_files(paths)),
+        lambda: file_documents(found.paths, text_field),
+        lambda cache: cache_key("documents", text_field, cache.hash_files(found.paths)),
+        (found.note,) if found.note else (),
     )
 
 
@@ -84,7 +84,7 @@ def _share(whole: Part, split: SplitName) -> Part:
         f"{whole.label} ({split} share)",
         lambda: _chosen(whole.documents(), held_out),
         lambda cache: cache_key("split off", split, whole.identity(cache)),
-        note if held_out else "",
+        (*whole.notes, note) if held_out else whole.notes,
     )
 
 

@@ -4,43 +4,72 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from infinito.config.explain import printable
 from infinito.data.documents import json_rows, passages
-from infinito.data.text import read_lines, unreadable
+from infinito.data.text import begins_as_text, read_lines, unreadable
 from infinito.errors import DataError
 
 _SUFFIXES = (".txt", ".md", ".jsonl", ".gz")
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip", ".xz", ".bz2", ".zst", ".7z")
+_NAMED = 5  # files passed over that are named; more are counted
 
 
-def find_files(reference: str, key: str) -> list[Path]:
-    """The files that ``reference`` stands for, sorted; ``key`` is the config key to blame.
+@dataclass(frozen=True)
+class FoundFiles:
+    """Text files, sorted, and a note of which they are where the user did not name each."""
+
+    paths: list[Path]
+    note: str = ""
+
+
+def find_files(reference: str, key: str) -> FoundFiles:
+    """The files that ``reference`` stands for; ``key`` is the config key to blame.
 
     A directory stands for every .txt, .md, .jsonl and .gz file below it, in the order of their
-    paths; hidden files and directories are left out. Links to directories are not followed.
+    paths; hidden files and directories are left out. Links to directories are not followed. A
+    glob stands for every file that it matches, whatever its name, if it begins as text does.
 
     Raises:
         DataError: nothing there, nothing in it, or not a readable text file by its kind.
     """
     path = Path(reference).expanduser()
     if os.path.isdir(path):  # os.path: an unreadable parent is no exception
-        found = sorted(_walk(path))
-        if not found:
-            kinds = ", ".join(_SUFFIXES)
-            raise DataError(f"{key}: no {kinds} file in directory {path}", "name a file or a glob")
-        return found
-    if os.path.exists(path):
-        return [_checked(path, key)]
-    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-    found = sorted(_checked(match, key) for match in matches if not os.path.isdir(match))
-    if not found:
+        files, others = _sorted_out(_walk(path), _has_text_name)
+        kinds = ", ".join(_SUFFIXES)
+        what, remedy = f"no {kinds} file in directory {path}", "name a file or a glob"
+    elif os.path.exists(path):
+        return FoundFiles([_checked(path, key)])
+    else:
+        matches = map(Path, glob.glob(str(path), recursive=True))
+        files, others = _sorted_out((m for m in matches if not os.path.isdir(m)), begins_as_text)
         pattern = any(character in reference for character in "*?[")
         what = f"no file matches {reference}" if pattern else f"{path} does not exist"
         remedy = "correct the path" if key.startswith("--") else f"correct it, or --set {key}=PATH"
-        raise DataError(f"{key}: {what}", remedy)
-    return found
+    if not files:
+        raise DataError(f"{key}: {what}{_passed_over(others)}", remedy)
+    count = "1 file" if len(files) == 1 else f"{len(files)} files"
+    return FoundFiles(files, f"{reference}: {count}{_passed_over(others)}")
+
+
+def _sorted_out(
+    candidates: Iterable[Path], is_text: Callable[[Path], bool]
+) -> tuple[list[Path], list[Path]]:
+    """Those that will be read, and the others."""
+    files, others = list[Path](), list[Path]()
+    for path in sorted(candidates):
+        readable = os.path.isfile(path) and not _is_archive(path) and is_text(path)
+        (files if readable else others).append(path)
+    return files, others
+
+
+def _passed_over(paths: list[Path]) -> str:
+    names = ", ".join(printable(path.name) for path in paths[:_NAMED])
+    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    return f", {len(paths)} passed over: {names}{more}" if paths else ""
 
 
 def _walk(directory: Path) -> Iterator[Path]:
@@ -49,17 +78,21 @@ def _walk(directory: Path) -> Iterator[Path]:
 
     for place, directories, names in os.walk(directory, onerror=refuse):
         directories[:] = [name for name in directories if not name.startswith(".")]
-        for name in names:
-            path = Path(place, name)
-            wanted = name.lower().endswith(_SUFFIXES) and not name.lower().endswith(_ARCHIVES)
-            if wanted and not name.startswith(".") and os.path.isfile(path):
-                yield path
+        yield from (Path(place, name) for name in names if not name.startswith("."))
+
+
+def _has_text_name(path: Path) -> bool:
+    return path.name.lower().endswith(_SUFFIXES)
+
+
+def _is_archive(path: Path) -> bool:
+    return path.name.lower().endswith(_ARCHIVES)
 
 
 def _checked(path: Path, key: str) -> Path:
     if not os.path.isfile(path):  # a pipe or a device could keep us waiting, or never end
         raise DataError(f"{key}: {path} is not a regular file", "save the text to a file first")
-    if path.name.lower().endswith(_ARCHIVES):
+    if _is_archive(path):
         raise DataError(
             f"{key}: {path} is an archive, not text", "unpack it and name its directory"
         )

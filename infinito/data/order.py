@@ -112,10 +112,10 @@ def _permutation(source: np.random.PCG64, count: int) -> Integers:
     return np.argsort(source.random_raw(count), kind="stable").astype(np.int64)
 
 
-def require_sequence(n_tokens: int, sequence_length: int) -> None:
-    """Raise ``DataError`` unless the tokens fill one sequence and the target after it."""
+def require_sequence(n_tokens: int, sequence_length: int, text: str = "the training text") -> None:
+    """Raise ``DataError`` unless the tokens of ``text`` fill one sequence and the target after."""
     if n_tokens <= sequence_length:
         raise DataError(
-            f"the training text has {n_tokens} tokens, and a sequence needs {sequence_length + 1}",
+            f"{text} has {n_tokens} tokens, and a sequence needs {sequence_length + 1}",
             "give more text, or a smaller data.sequence_length",
         )

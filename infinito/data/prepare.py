@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +47,7 @@ def prepare(
     *,
     tokenizer: Tokenizer | None = None,
     splits: Sequence[SplitName] | None = ("train", "valid"),
+    cache: Cache | None = None,
 ) -> Dataset:
     """Make, or take from the cache, the tokens of ``splits``.
 
@@ -52,37 +55,51 @@ def prepare(
         config: its ``data`` and ``tokenizer`` sections count.
         tokenizer: used instead of training one on the training split (resume, evaluation).
         splits: which to prepare, None for all there are; the others are not read.
+        cache: the user's unless given; where it cannot be written, the tokens are temporary.
 
     Raises:
         DataError: text missing, unreadable, blank, too short; hub out of reach.
-        ResourceError: the cache cannot be written.
+        ResourceError: neither the cache nor a temporary file can be written.
     """
-    cache, notes = Cache(), list[str]()
+    cache, notes = cache or Cache(), list[str]()
     corpus = open_corpus(config.data)
     parts = {split: corpus.part(split) for split in splits or corpus.splits}
-    notes += [part.note for part in parts.values() if part.note]
+    # Both shares of one text bring the note of its files: it is told once.
+    notes += dict.fromkeys(note for part in parts.values() for note in part.notes)
     if tokenizer is None:
         tokenizer = _tokenizer(config.tokenizer, corpus.part("train"), cache, notes)
     stores, cached = dict[SplitName, TokenStore](), dict[SplitName, bool]()
     for split, part in parts.items():
         stores[split], cached[split] = _tokens(part, tokenizer, cache, notes)
     if "train" in stores:
-        require_sequence(stores["train"].n_tokens, config.data.sequence_length)
+        label = f"the training text, {parts['train'].label},"
+        require_sequence(stores["train"].n_tokens, config.data.sequence_length, label)
         _note_small_sample(tokenizer, stores["train"], notes)
     if "train" in parts and "valid" in parts:
         _note_overlap(parts["train"], parts["valid"], cache, notes)
+    _note_refusal(cache, notes)
     hashes = {split: store.text_sha256 for split, store in stores.items()}
     return Dataset(tokenizer, stores, hashes, notes, cached)
 
 
-def tokenize_text(path: str, tokenizer: Tokenizer, text_field: str = "text") -> TokenStore:
+def tokenize_text(
+    path: str,
+    tokenizer: Tokenizer,
+    text_field: str = "text",
+    announce: Callable[[str], None] = lambda _: None,
+) -> TokenStore:
     """Tokens of a text of the user's: a file, directory, glob, .gz or .jsonl.
 
     Raises:
         DataError: it is missing, unreadable, blank or a single token.
     """
-    part = file_part(path, find_files(path, "--text"), text_field)
-    return _tokens(part, tokenizer, Cache(), [])[0]
+    part, cache = file_part(path, find_files(path, "--text"), text_field), Cache()
+    notes = list(part.notes)
+    store, _ = _tokens(part, tokenizer, cache, notes)
+    _note_refusal(cache, notes)
+    for note in notes:
+        announce(note)
+    return store
 
 
 def _tokenizer(config: TokenizerConfig, part: Part, cache: Cache, notes: list[str]) -> Tokenizer:
@@ -91,7 +108,6 @@ def _tokenizer(config: TokenizerConfig, part: Part, cache: Cache, notes: list[st
     if isinstance(stored, str):
         tokenizer = Tokenizer.from_json(stored)
     else:
-        cache.require_writable("tokenizer")
         tokenizer = train_tokenizer(config, part.documents())
         cache.write_value("tokenizer", key, tokenizer.to_json())
     wanted = config.vocab_size or (DEFAULT_VOCAB_SIZE if config.kind == "bpe" else 0)
@@ -108,15 +124,18 @@ def _tokens(
     """The tokens of ``part``, and whether they were in the cache."""
     identity = part.identity(cache)
     key = cache_key("tokens", identity, tokenizer.fingerprint)
-    path = cache.path("tokens", key)
-    store = _from_cache(path, notes)
+    store = _from_cache(cache.path("tokens", key), notes)
     cached = store is not None
     if store is None:
-        write_store(cache, key, part.documents(), tokenizer, part.label)
+        try:
+            store = _made(cache, key, part, tokenizer)
+        except ResourceError as refusal:
+            with cache.replaced(refusal) as temporary:
+                store = _made(temporary, key, part, tokenizer)
         if part.identity(cache) != identity:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not there, where the tokens are temporary
+                cache.path("tokens", key).unlink()
             raise DataError(f"{part.label} changed while it was read", "start again")
-        store = _just_written(path)
     if store.n_tokens < 2:
         raise DataError(
             f"the text of {part.label} is a single token, and 2 are needed to predict one",
@@ -126,7 +145,7 @@ def _tokens(
 
 
 def _from_cache(path: Path, notes: list[str]) -> TokenStore | None:
-    if not path.exists():
+    if not os.path.exists(path):  # os.path: a cache that is closed to us is no exception
         return None
     try:
         return open_store(path)
@@ -135,7 +154,8 @@ def _from_cache(path: Path, notes: list[str]) -> TokenStore | None:
         return None
 
 
-def _just_written(path: Path) -> TokenStore:
+def _made(cache: Cache, key: str, part: Part, tokenizer: Tokenizer) -> TokenStore:
+    path = write_store(cache, key, part.documents(), tokenizer, part.label)
     try:
         return open_store(path)
     except DamagedStoreError as damage:
@@ -143,6 +163,14 @@ def _just_written(path: Path) -> TokenStore:
             f"a cache entry vanished or was damaged as soon as it was written: {damage}",
             "start again; if it recurs, set INFINITO_CACHE to a directory on another disk",
         ) from damage
+
+
+def _note_refusal(cache: Cache, notes: list[str]) -> None:
+    if cache.refusal is not None:
+        notes.append(
+            f"warning: {cache.refusal.message}; the next run prepares the text again "
+            f"({cache.refusal.remedy})"
+        )
 
 
 def _note_overlap(training: Part, validation: Part, cache: Cache, notes: list[str]) -> None:

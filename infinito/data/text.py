@@ -20,6 +20,39 @@ CHUNK_BYTES = 1 << 20
 LINE_CHARACTERS = 1 << 17
 
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_ZIP = b"PK\x03\x04"
+# What lies among texts and is none: how it begins, what else its first chunk holds, its name.
+_FORMATS = (
+    (b"%PDF-", b"", "a PDF document"),
+    (rb"{\rtf", b"", "an RTF document"),
+    (_ZIP, b"word/document", "a DOCX document"),
+    (_ZIP, b"xl/workbook", "an XLSX workbook"),
+    (_ZIP, b"ppt/presentation", "a PPTX presentation"),
+    (_ZIP, b"application/epub+zip", "an EPUB book"),
+    (_ZIP, b"application/vnd.oasis.opendocument", "an OpenDocument file"),
+    (_ZIP, b"", "a ZIP archive"),
+    (b"\xd0\xcf\x11\xe0", b"", "an old Office document"),
+    (b"\x89PNG", b"", "a PNG image"),
+    (b"\xff\xd8\xff", b"", "a JPEG image"),
+    (b"GIF8", b"", "a GIF image"),
+    (b"II*\0", b"", "a TIFF image"),
+    (b"MM\0*", b"", "a TIFF image"),
+    (b"RIFF", b"WEBP", "a WebP image"),
+    (b"\x1f\x8b", b"", "compressed with gzip (and its name does not end in .gz)"),
+    (b"BZh", b"", "compressed with bzip2"),
+    (b"\xfd7zXZ", b"", "compressed with xz"),
+    (b"\x28\xb5\x2f\xfd", b"", "compressed with zstd"),
+    (b"7z\xbc\xaf", b"", "a 7z archive"),
+    (b"\x7fELF", b"", "a program"),
+    (b"PAR1", b"", "a Parquet file"),
+)
+# These may be valid UTF-8 from beginning to end; for the others a bad byte must be found first.
+_NEVER_TEXT = (b"%PDF-", rb"{\rtf", _ZIP)
+_NO_TEXT_REMEDY = "save what it says as UTF-8 text (.txt), or leave the file out"
+
+
+class NotTextError(DataError):
+    """A file of another format, or of none: no text of whatever encoding."""
 
 
 def read_lines(path: Path, limit: int = LINE_CHARACTERS) -> Iterator[str]:
@@ -30,9 +63,20 @@ def read_lines(path: Path, limit: int = LINE_CHARACTERS) -> Iterator[str]:
 
     Raises:
         DataError: the file is missing, unreadable, not UTF-8 (with the byte offset), or a
-            damaged or truncated gzip file.
+            damaged or truncated gzip file; NotTextError where it is no text at all.
     """
     return split_lines(_decode(_chunks(path), path), limit)
+
+
+def begins_as_text(path: Path) -> bool:
+    """Whether :func:`read_lines` would take a file for text; other faults are its to tell."""
+    try:
+        next(_decode(_chunks(path), path), "")
+    except NotTextError:
+        return False
+    except DataError:
+        pass
+    return True
 
 
 def split_lines(chunks: Iterable[str], limit: int = LINE_CHARACTERS) -> Iterator[str]:
@@ -94,24 +138,37 @@ def _decode(chunks: Iterable[bytes], path: Path) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     consumed = 0  # bytes of the file that were decoded, or wait in the decoder
+    head = b""
     for number, chunk in enumerate(chunks):
+        head = head or chunk
         waiting = len(decoder.getstate()[0])
         try:
             text = decoder.decode(chunk)
         except UnicodeDecodeError as error:
-            raise _not_utf8(path, consumed - waiting + error.start, error.object) from error
+            raise _not_utf8(path, consumed - waiting + error.start, head) from error
         consumed += len(chunk)
         if number == 0:
+            if head.startswith(_NEVER_TEXT):
+                raise _not_utf8(path, 0, head)
             text = text.removeprefix("\ufeff")
         yield newlines.decode(text)
     waiting = len(decoder.getstate()[0])
     if waiting:
-        raise _not_utf8(path, consumed - waiting, b"")
+        raise _not_utf8(path, consumed - waiting, head)
     yield newlines.decode("", final=True)
 
 
-def _not_utf8(path: Path, offset: int, start: bytes) -> DataError:
-    guess = "; it looks like UTF-16" if offset == 0 and start[:2] in _UTF16_MARKS else ""
+def _not_utf8(path: Path, offset: int, head: bytes) -> DataError:
+    """The error for a file whose byte at ``offset`` is no text, by what its first chunk tells."""
+    for beginning, mark, name in _FORMATS:
+        if head.startswith(beginning) and mark in head:
+            return NotTextError(f"{path} is {name}, not text", _NO_TEXT_REMEDY)
+    utf16 = head.startswith(_UTF16_MARKS)
+    if b"\0" in head and not utf16:
+        return NotTextError(
+            f"{path} is a binary file, not text: bad byte at offset {offset}", _NO_TEXT_REMEDY
+        )
+    guess = "; it looks like UTF-16" if utf16 else ""
     return DataError(
         f"{path} is not UTF-8 text: bad byte at offset {offset}{guess}",
         "convert it to UTF-8, for example with iconv, or leave the file out",

@@ -76,3 +76,13 @@ def test_info_names_damaged_and_unfinished_entries(
     assert "unfinished" in printed
     assert main.main(["data", "clean"]) == 0
     assert not list(tokens.iterdir())
+
+
+def test_preparing_without_a_cache_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache").write_text("in the way")
+    assert main.main(["data", "prepare", *settings(tmp_path)]) == 6
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "cannot write the data cache" in printed.err

@@ -3,10 +3,12 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from infinito.data.cache import Cache, cache_root
 from infinito.data.prepare import Dataset, prepare, tokenize_text
 from infinito.data.token_store import DamagedStoreError, open_store, token_dtype, write_store
 from infinito.data.tokenizer import Tokenizer
-from infinito.errors import DataError, ResourceError
+from infinito.errors import DataError
 from tests.support import ROOT, wikitext2_dir, write_text
 
 BYTE = Tokenizer.from_json('{"format":"infinito-tokenizer","version":1,"kind":"byte"}')
@@ -213,6 +215,32 @@ def test_useless_texts(tmp_path: Path, data: bytes, reason: str, kind: str) -> N
 
 
 @pytest.mark.row("D-01")
+def test_a_short_training_text_is_named(tmp_path: Path) -> None:
+    good, short = write_text(tmp_path / "good.txt"), tmp_path / "short.txt"
+    short.write_text("abc")
+    with pytest.raises(DataError, match=r"training text.*/short\.txt.* has 4 tokens.* needs 9$"):
+        prepared({"train_file": str(short), "valid_file": str(good)})
+    short.write_text("few words, and a tenth held out")
+    with pytest.raises(DataError, match=r"training text.*/short\.txt .*\d\d tokens.* needs 41$"):
+        prepared({"train_file": str(short), "sequence_length": 40})
+
+
+def test_what_a_directory_stands_for_is_told(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    for name in ("a.txt", "b.md"):
+        write_text(tmp_path / "d" / name)
+    (tmp_path / "d" / "x.pdf").write_bytes(b"%PDF-1.4\n")
+    found = f"{tmp_path / 'd'}: 2 files, 1 passed over: x.pdf"
+    # Once, though two shares are made of it, and also where only one of them is asked for.
+    assert prepared({"train_file": str(tmp_path / "d")}).notes.count(found) == 1
+    dataset = prepare(config({"train_file": str(tmp_path / "d")}), tokenizer=BYTE, splits=["valid"])
+    assert dataset.notes[0] == found
+    said: list[str] = []
+    tokenize_text(str(tmp_path / "d"), BYTE, announce=said.append)
+    assert said == [found]
+
+
+@pytest.mark.row("D-01")
 def test_missing_parts(tmp_path: Path) -> None:
     good = str(write_text(tmp_path / "good.txt"))
     for data, reason in (
@@ -352,12 +380,61 @@ def test_ids_do_not_wrap(tmp_path: Path) -> None:
     assert dataset.tokenizer.decode(tokens[-3:].tolist()) == " w65998 w65999\n"
 
 
-def test_unwritable_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("INFINITO_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ResourceError, match="cannot write the data cache") as caught:
-        prepared({"train_file": str(write_text(tmp_path / "a.txt"))})
-    assert "INFINITO_CACHE" in caught.value.remedy
+def blocked(directory: Path, _: pytest.MonkeyPatch) -> None:
+    """A file where the cache's directory would be: nobody, root included, can write there."""
+    shutil.rmtree(directory)
+    directory.write_text("in the way")
+
+
+def full(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk: what is opened below the cache is written to the device that is always full."""
+    opened = os.fdopen
+
+    def full_disk(handle: int, *arguments: Any) -> Any:
+        if not os.readlink(f"/proc/self/fd/{handle}").startswith(f"{directory}/"):
+            return opened(handle, *arguments)
+        os.close(handle)
+        return open("/dev/full", "wb")
+
+    monkeypatch.setattr(os, "fdopen", full_disk)
+
+
+@pytest.mark.parametrize("spoil", [blocked, full])
+def test_without_a_cache_the_tokens_are_the_same(
+    tmp_path: Path,
+    cache_directory: Path,
+    spoil: Callable[[Path, pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = config({"train_file": str(write_text(tmp_path / "a.txt"))}, "bpe", vocab_size=300)
+    os.utime(tmp_path / "a.txt", (1e9, 1e9))  # old enough for its hash to be remembered
+    usual = prepare(settings)
+    Cache().clear()
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    spoil(cache_directory, monkeypatch)
+    dataset = prepare(settings)
+    assert dataset.tokenizer.fingerprint == usual.tokenizer.fingerprint
+    for split, store in usual.splits.items():
+        assert np.array_equal(store.tokens, dataset.splits[split].tokens)
+    [warning] = set(dataset.notes) - set(usual.notes)
+    assert len(dataset.notes) == len(usual.notes) + 1
+    assert warning.startswith("warning: cannot write the data cache")
+    assert "INFINITO_CACHE" in warning
+    assert not list((tmp_path / "scratch").iterdir())
+    assert not [path for path in cache_directory.rglob("*") if path.is_file()]
+
+
+def test_a_cache_that_cannot_be_written_is_read(
+    tmp_path: Path, cache_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config({"train_file": str(write_text(tmp_path / "a.txt"))})
+    usual = prepare(settings)
+    os.utime(tmp_path / "a.txt", (1e9, 1e9))  # its hash would be remembered now
+    full(cache_directory, monkeypatch)
+    dataset = prepare(settings)
+    assert set(dataset.cached.values()) == {True}
+    assert len(dataset.notes) == len(usual.notes) + 1
 
 
 def test_cache_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

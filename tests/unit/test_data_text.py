@@ -1,6 +1,10 @@
 """Files to text to documents: encodings, line ends, compression, cuts (catalogue D-01, D-03)."""
 
 import gzip
+import io
+import sqlite3
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,7 @@ import pytest
 from infinito.data import documents
 from infinito.data.corpus import Corpus, Part, with_validation
 from infinito.data.documents import articles, cut, json_rows, passages
-from infinito.data.find import file_documents, find_files
+from infinito.data.find import FoundFiles, file_documents, find_files
 from infinito.data.text import read_lines, split_lines
 from infinito.errors import DataError
 
@@ -71,6 +75,89 @@ def test_bad_utf8_offset_where_a_character_is_cut_by_a_chunk(tmp_path: Path) -> 
         read(written(tmp_path / "bad.txt", data))
 
 
+def office(member: str) -> bytes:
+    """A ZIP archive laid out as the office programs do, of compressed and of stored members."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>" * 500)
+        archive.writestr(member, "<text>words</text>" * 500)
+    return buffer.getvalue()
+
+
+def epub() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("mimetype", "application/epub+zip")
+    return buffer.getvalue()
+
+
+def picture(kind: str) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 9), (200, 30, 99)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def database(path: Path) -> bytes:
+    connection = sqlite3.connect(path)
+    connection.execute("create table texts (text)")
+    connection.close()
+    return path.read_bytes()
+
+
+ASCII_PDF = b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog >>\nendobj\ntrailer\n%%EOF\n"
+
+
+@pytest.mark.row("D-01")
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (ASCII_PDF, "a PDF document"),  # valid UTF-8, every byte of it
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "a PDF document"),
+        (rb"{\rtf1\ansi words}", "an RTF document"),
+        (office("word/document.xml"), "a DOCX document"),
+        (office("xl/workbook.xml"), "an XLSX workbook"),
+        (office("ppt/presentation.xml"), "a PPTX presentation"),
+        (office("letters/one.txt"), "a ZIP archive"),
+        (epub(), "an EPUB book"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504), "an old Office document"),
+        (picture("PNG"), "a PNG image"),
+        (picture("JPEG"), "a JPEG image"),
+        (picture("GIF"), "a GIF image"),
+        (picture("TIFF"), "a TIFF image"),
+        (picture("WEBP"), "a WebP image"),
+        (gzip.compress(b"some text"), "compressed with gzip"),
+        (b"\x7fELF\x02\x01\x01" + bytes(9) + b"\xff", "a program"),
+    ],
+    ids=lambda value: value.split()[-1] if isinstance(value, str) else "",
+)
+def test_what_is_no_text_is_named(tmp_path: Path, data: bytes, name: str) -> None:
+    for path in (
+        written(tmp_path / "a.txt", data),
+        written(tmp_path / "b.gz", gzip.compress(data)),
+    ):
+        with pytest.raises(DataError, match=rf"/{path.name} is {name}\b.*not text"):
+            read(path)
+
+
+@pytest.mark.row("D-01")
+def test_other_binary_files_are_called_so(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(written(tmp_path / "é.txt", "é".encode("latin-1")))
+    for data in (database(tmp_path / "d"), (tmp_path / "x.tar").read_bytes(), b"ab\0\x80" * 9):
+        with pytest.raises(DataError, match=r"x\.txt is a binary file, not text.*offset \d"):
+            read(written(tmp_path / "x.txt", data))
+
+
+@pytest.mark.parametrize(
+    "text", ["PDF-1.4", "GIF89a is a format", "RIFF, he said", "PK", "BM", "MZ"]
+)
+def test_text_that_begins_like_a_format_is_text(tmp_path: Path, text: str) -> None:
+    assert read(written(tmp_path / "a.txt", text.encode())) == text
+
+
 @pytest.mark.row("D-03")
 def test_long_lines_come_in_parts_cut_at_spaces(tmp_path: Path) -> None:
     text = "word " * 2_000_000  # one line of 10 MB
@@ -101,11 +188,41 @@ def test_find_files(tmp_path: Path) -> None:
     for name in ("b.txt", "a.md", "sub/c.jsonl", "sub/d.txt.gz", "e.png", "f.tar.gz",
                  "sub/.hidden/g.txt"):  # fmt: skip
         (tmp_path / name).write_bytes(b"x")
-    names = [path.relative_to(tmp_path).as_posix() for path in find_files(str(tmp_path), "k")]
+    found = find_files(str(tmp_path), "k")
+    names = [path.relative_to(tmp_path).as_posix() for path in found.paths]
     assert names == ["a.md", "b.txt", "sub/c.jsonl", "sub/d.txt.gz"]
-    assert find_files(str(tmp_path / "*.txt"), "k") == [tmp_path / "b.txt"]
-    assert find_files(str(tmp_path / "**/*.jsonl"), "k") == [tmp_path / "sub/c.jsonl"]
-    assert find_files(str(tmp_path / "e.png"), "k") == [tmp_path / "e.png"]
+    assert found.note == f"{tmp_path}: 4 files, 2 passed over: e.png, f.tar.gz"
+    found = find_files(str(tmp_path / "*.txt"), "k")
+    assert found.paths == [tmp_path / "b.txt"]
+    assert found.note == f"{tmp_path / '*.txt'}: 1 file"
+    assert find_files(str(tmp_path / "**/*.jsonl"), "k").paths == [tmp_path / "sub/c.jsonl"]
+    assert find_files(str(tmp_path / "e.png"), "k") == FoundFiles([tmp_path / "e.png"], "")
+
+
+def test_a_glob_passes_over_what_is_no_text(tmp_path: Path) -> None:
+    """The names that a glob matches are the user's choice, their contents are not."""
+    written(tmp_path / "report", b"plain words")
+    written(tmp_path / "w.docx", office("word/document.xml"))
+    written(tmp_path / "mine.txt", ASCII_PDF)
+    written(tmp_path / "z.zip", b"")
+    (tmp_path / "directory").mkdir()
+    found = find_files(str(tmp_path / "*"), "k")
+    assert found.paths == [tmp_path / "report"]
+    assert found.note == f"{tmp_path / '*'}: 1 file, 3 passed over: mine.txt, w.docx, z.zip"
+    (tmp_path / "report").unlink()
+    with pytest.raises(DataError, match=r"no file matches .*3 passed over: mine\.txt"):
+        find_files(str(tmp_path / "*"), "k")
+    assert find_files(str(write_many(tmp_path / "many", 30)), "k").note.endswith(
+        "many: 1 file, 30 passed over: 00.csv, 01.csv, 02.csv, 03.csv, 04.csv and 25 more"
+    )
+
+
+def write_many(directory: Path, count: int) -> Path:
+    directory.mkdir()
+    written(directory / "a.txt", b"text")
+    for number in range(count):
+        written(directory / f"{number:02}.csv", b"1,2")
+    return directory
 
 
 @pytest.mark.row("D-01")
@@ -188,7 +305,7 @@ def test_articles() -> None:
 def shares(texts: list[str]) -> tuple[list[str], list[str]]:
     whole = Part("it", lambda: iter(texts), lambda cache: "id")
     corpus = with_validation(Corpus("it", {"train": lambda: whole}))
-    assert "held out" in corpus.part("valid").note
+    assert "held out" in corpus.part("valid").notes[-1]
     return list(corpus.part("train").documents()), list(corpus.part("valid").documents())
 
 
