@@ -69,12 +69,13 @@ def init(
     """
     from infinito.cli.output import say
     from infinito.config.document import init_document
+    from infinito.runtime.paths import command
 
     if path is None:
         print(init_document(), end="")
         return
     _write_new(path, init_document())
-    say(f"wrote {path}; train with: infinito train --config {path}")
+    say(f"wrote {path}; train with: {command('train', '--config', path)}")
 
 
 def _write_new(path: Path, text: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from infinito.cli.options import ConfigFile, Settings
-from infinito.errors import ConfigError
+from infinito.errors import ConfigError, Interrupted
 
 OutputDir = Annotated[
     Path | None, typer.Option("--output-dir", metavar="DIR", help="The run's own directory.")
@@ -123,7 +125,12 @@ def _resume(
     dry_run: bool,
 ) -> None:
     from infinito.cli.output import say
+    from infinito.runtime.paths import command
     from infinito.train.resumption import Resumption, resume
 
     request = Resumption(reference, config, settings, extra, allow_data_change)
-    resume(request, dry_run=dry_run, announce=say)
+    try:
+        resume(request, dry_run=dry_run, announce=say)
+    except KeyboardInterrupt:  # before the first step; a later one finds a handler that saves
+        again = command(*sys.argv[1:])
+        raise Interrupted("interrupted; nothing was lost", again, signal.SIGINT) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from infinito.checkpoint.run_directory import RunDirectory
 from infinito.errors import Interrupted
-from infinito.runtime.paths import shown
+from infinito.runtime.paths import command, shown
 from infinito.runtime.signals import StopRequest
 from infinito.train.recorder import Recorder
 from infinito.train.trainer import Trainer
@@ -42,6 +42,6 @@ def interruption(trainer: Trainer, directory: RunDirectory, stop: StopRequest) -
     """The message that names the step and the exact resume command."""
     return Interrupted(
         f"stopped at step {trainer.progress.step} of {trainer.total_steps}; everything is saved",
-        f"infinito resume {shown(directory.path)}",
+        command("resume", shown(directory.path)),
         stop.signal_number,
     )

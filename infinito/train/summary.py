@@ -9,7 +9,7 @@ from infinito.checkpoint.discover import BEST_FILE, LAST_FILE
 from infinito.checkpoint.run_directory import RunDirectory
 from infinito.model.count import count_parameters
 from infinito.runtime.memory import peak_memory_mb
-from infinito.runtime.paths import shown
+from infinito.runtime.paths import command, shown
 from infinito.telemetry.console import seconds_text
 
 if TYPE_CHECKING:
@@ -55,6 +55,6 @@ def summary_lines(trainer: Trainer, directory: RunDirectory) -> list[str]:
             f"{best['valid_word_perplexity']:.2f} at step {best['step']}"
         )
         lines.append(f"saved:      {run / BEST_FILE}, {run / LAST_FILE}")
-    lines.append(f"next:       infinito evaluate {run}")
-    lines.append(f'            infinito generate {run} --prompt "..."')
+    lines.append(f"next:       {command('evaluate', run)}")
+    lines.append(f'            {command("generate", run, "--prompt")} "..."')
     return lines
