@@ -100,6 +100,26 @@ def atomic_writer(path: Path, needed_bytes: int | None = None) -> Iterator[Binar
         raise
 
 
+@contextlib.contextmanager
+def reserved(path: Path) -> Iterator[None]:
+    """Take the name ``path`` with an empty file that the block replaces, or leaves no trace of.
+
+    Raises ResourceError where something has the name already, be it since a moment ago.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    except FileExistsError as error:
+        raise ResourceError(f"{path} exists", "name another file, or remove it") from error
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+
+
 def _open_new(path: Path) -> BinaryIO:
     # What an earlier process left, or a link that someone planted, is removed, never followed.
     with contextlib.suppress(FileNotFoundError):

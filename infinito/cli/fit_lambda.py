@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,7 +65,7 @@ def fit_lambda(
 def _require_absent(target: Path) -> None:
     from infinito.errors import ResourceError
 
-    if target.exists():
+    if os.path.lexists(target):
         raise ResourceError(f"{target} exists", "name another file with --output, or remove it")
     if not target.parent.is_dir():
         raise ResourceError(f"{target.parent} is no directory", "create it, or name another file")

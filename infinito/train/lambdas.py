@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from infinito.checkpoint.atomic import reserved
 from infinito.checkpoint.format import read_checkpoint, write_checkpoint
 from infinito.checkpoint.structure import check_shapes
 from infinito.config.loading import config_from_plain, to_plain
@@ -77,10 +78,14 @@ class Subject:
     tokenizer: Tokenizer
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint like the one opened, with the model's lambdas in it."""
+        """Write a new checkpoint like the one opened, with the model's lambdas in it.
+
+        Raises ResourceError where ``path`` exists.
+        """
         weights = {name: p.detach() for name, p in self.model.named_parameters()}
         changed = {"config": to_plain(self.config), "model": weights, "average": None}
-        write_checkpoint(path, {**self.content, **changed})
+        with reserved(path):
+            write_checkpoint(path, {**self.content, **changed})
 
 
 def open_subject(path: Path, device: str = "auto") -> Subject:

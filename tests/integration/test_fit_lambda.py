@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from infinito.config.loading import config_from_plain
 from infinito.data.prepare import Dataset, prepare
 from infinito.errors import ConfigError
 from infinito.load import load_model
+from infinito.train import lambdas
 from infinito.train.lambdas import Subject, fit_lambda, open_subject, standard_error
 from infinito.train.trainer import Trainer
 from tests.support import tiny_settings
@@ -144,3 +146,24 @@ def test_the_command(
     assert "valid loss:" in out
     assert "(standard error)" in out
     assert main([*command, "--set", "model.n_layers=3", "--output", str(tmp_path / "3.pt")]) == 2
+
+
+def test_a_file_that_appears_meanwhile_is_kept(
+    trained: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target, fit = tmp_path / "new.pt", lambdas.fit_lambda
+
+    def slow_fit(*arguments: Any, **options: Any) -> lambdas.LambdaFit:
+        result = fit(*arguments, **options)
+        target.write_text("of somebody else")
+        return result
+
+    monkeypatch.setattr(lambdas, "fit_lambda", slow_fit)
+    command = ["fit-lambda", str(trained["l1"]), "--max-steps", "1", "--device", "cpu"]
+    assert main([*command, "--output", str(target)]) == 6
+    assert f"{target} exists" in capsys.readouterr().err
+    assert target.read_text() == "of somebody else"
+    assert list(tmp_path.iterdir()) == [target]
