@@ -13,19 +13,31 @@ app = typer.Typer(no_args_is_help=True, help="Show, check and start config files
 
 
 @app.command()
-def show(config: ConfigFile = None, settings: Settings = None) -> None:
+def show(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Config file, as --config names it.")
+    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
     """Print the resolved config as YAML.
 
     The file, the settings on top of it, and the default of every other key.
     """
     from infinito.config.loading import load_config, to_yaml
+    from infinito.errors import ConfigError
 
-    print(to_yaml(load_config(config, settings or ())), end="")
+    if None not in (file, config) and file != config:
+        raise ConfigError(f"two configs were given: {file} and --config {config}", "give one")
+    print(to_yaml(load_config(file or config, settings or ())), end="")
 
 
 @app.command()
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Config files.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="Config files.")
+    ] = None,
+    config: ConfigFile = None,
 ) -> None:
     """Check config files; report every fault.
 
@@ -35,7 +47,10 @@ def validate(
     from infinito.errors import ConfigError
 
     errors: list[ConfigError] = []
-    for file in files:
+    chosen = dict.fromkeys([*(files or ()), *([config] if config else ())])
+    if not chosen:
+        raise ConfigError("there is no file to check", "infinito config validate FILE")
+    for file in chosen:
         try:
             load_config(file)
         except ConfigError as error:

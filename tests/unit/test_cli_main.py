@@ -58,7 +58,7 @@ def outcome_of(
         (["config", "show", "--set"], "error: Option '--set' requires an argument."),
         (
             ["config", "validate"],
-            "error: Missing argument 'FILE'.\nhelp: infinito config validate",
+            "error: there is no file to check\nhelp: infinito config validate",
         ),
         (["config", "show", "extra"], "extra"),
         (
@@ -304,8 +304,16 @@ def test_config_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert f"{bad}:1: seed = 'x'" in captured.err
     assert f"{worse}:2: " in captured.err
 
-    assert main(["config", "show", "--config", str(good), "--set", "seed=9"]) == 0
-    assert capsys.readouterr().out.startswith("seed: 9\n")
+    for given in (["--config", str(good)], [str(good)], [str(good), "--config", str(good)]):
+        assert main(["config", "show", *given, "--set", "seed=9"]) == 0
+        assert capsys.readouterr().out.startswith("seed: 9\n")
+        assert main(["config", "validate", *given]) == 0
+        assert capsys.readouterr().out == f"{good}: ok\n"
+    assert main(["config", "show", str(good), "--config", str(bad)]) == 2
+    assert f"two configs were given: {good} and --config {bad}" in capsys.readouterr().err
+    assert main(["config", "validate", str(good), "--config", str(bad)]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, f"{bad}:1: seed = 'x'" in captured.err) == (f"{good}: ok\n", True)
     assert main(["config", "schema"]) == 0
     assert json.loads(capsys.readouterr().out)["properties"]["seed"]["minimum"] == 0
     assert main(["config", "init"]) == 0
