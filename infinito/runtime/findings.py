@@ -13,6 +13,7 @@ import torch
 
 from infinito.runtime.backends import ATTENTION_BACKENDS, try_backend
 from infinito.runtime.device import available_devices, choose_device
+from infinito.runtime.memory import host_memory
 from infinito.runtime.precision import choose_precision, unsupported_reason
 from infinito.version import __version__
 
@@ -86,33 +87,14 @@ def _attention(device: str) -> list[Finding]:
 
 
 def _memory() -> Finding:
-    free, total, reason = host_memory()
-    if free is None:
+    memory = host_memory()
+    if memory is None:
+        reason = f"{platform.system()} does not tell without further packages"
         return Finding("memory", "unknown", reason)
-    remedy = "close other programs, or lower training.batch_size" * (free < _LOW_MEMORY_GB * _GB)
-    return Finding("memory", f"{free / _GB:.1f} GB free of {total / _GB:.1f} GB", reason, remedy)
-
-
-def host_memory() -> tuple[float | None, float, str]:
-    """(free bytes or None, total bytes, source), the limit of a Linux control group included."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None, 0.0, f"{platform.system()} does not tell without further packages"
-    kilobytes = {line.split(":")[0]: float(line.split()[1]) for line in lines}
-    free, total = kilobytes["MemAvailable"] * 1024, kilobytes["MemTotal"] * 1024
-    limit, used = _group_value("memory.max"), _group_value("memory.current")
-    if limit is None or used is None or limit >= total:
-        return free, total, "as the kernel counts it"
-    return min(free, limit - used), limit, "the limit of this control group"
-
-
-def _group_value(name: str) -> float | None:
-    """A number of the control group's files, or None without one (``max`` is no limit)."""
-    try:
-        return float(Path("/sys/fs/cgroup", name).read_text(encoding="ascii").split()[0])
-    except (OSError, ValueError):
-        return None
+    low = memory.free < _LOW_MEMORY_GB * _GB
+    remedy = "close other programs, or lower training.batch_size" * low
+    value = f"{memory.free / _GB:.1f} GB free of {memory.total / _GB:.1f} GB"
+    return Finding("memory", value, memory.reason, remedy)
 
 
 def _device_memory(device: str) -> list[Finding]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from infinito.errors import ResourceError
 
@@ -17,6 +18,26 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD = -1, -3, 1 << 25
 # torch raises plain RuntimeErrors when a CPU allocation fails.
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "std::bad_alloc")
 
+#: Of each version of Linux control groups: where they are, limit, use, and the prefix of what is
+#: counted with all groups below.
+_GROUP_FILES = {
+    1: (
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_",
+    ),
+    2: (Path("/sys/fs/cgroup"), "memory.max", "memory.current", ""),
+}
+
+
+class HostMemory(NamedTuple):
+    """Bytes that can still be had, of how many, and whose limit that is."""
+
+    free: int
+    total: int
+    reason: str
+
 
 def available_bytes(device: str) -> int | None:
     """Bytes that can still be had on ``device``; None where the system does not say."""
@@ -24,8 +45,8 @@ def available_bytes(device: str) -> int | None:
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    known = [limit for limit in (_free_host_bytes(), _address_space_left()) if limit is not None]
-    return min(known, default=None)
+    memory = host_memory()
+    return memory.free if memory else None
 
 
 def keep_freed_memory() -> bool:
@@ -86,20 +107,62 @@ def memory_errors_explained(what: str, remedy: str) -> Iterator[None]:
         raise ResourceError(f"memory does not suffice for {what}", remedy) from error
 
 
-def _free_host_bytes() -> int | None:
-    """MemAvailable of /proc/meminfo: what can be had without swapping."""
-    path = Path("/proc/meminfo")
-    if not path.exists():
-        return None
-    rows = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-    return int(rows["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in rows else None
+def host_memory() -> HostMemory | None:
+    """What this process can still have by the tightest limit; None where the system says nothing.
+
+    The limits: the machine, each control group that the process is in, and its address space.
+    """
+    known = [*_machine(), *_control_groups(), *_address_space()]
+    return min(known, key=lambda memory: memory.free, default=None)
 
 
-def _address_space_left() -> int | None:
-    """What a limit on the process's address space (ulimit -v) leaves."""
+def _machine() -> Iterator[HostMemory]:
+    """MemAvailable of Linux: what can be had without swapping."""
+    kilobytes = _numbers(Path("/proc/meminfo"))
+    if "MemAvailable" in kilobytes:
+        free, total = 1024 * kilobytes["MemAvailable"], 1024 * kilobytes["MemTotal"]
+        yield HostMemory(free, total, "as the kernel counts it")
+
+
+def _control_groups() -> Iterator[HostMemory]:
+    """The limits of the process's groups and of those above them, of cgroup v1 and v2 alike.
+
+    Cached files count as use, but are given back. Within a container the path may be that of the
+    host, of which only the mount's root is to be seen.
+    """
+    for line in _text(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        version = 1 if "memory" in controllers.split(",") else 2
+        if version == 2 and controllers:
+            continue
+        mount, limit_file, use_file, prefix = _GROUP_FILES[version]
+        group = mount / path.lstrip("/")
+        for place in (group, *group.parents[: len(group.parts) - len(mount.parts)]):
+            limit, used = _text(place / limit_file).strip(), _text(place / use_file).strip()
+            if limit.isdecimal() and used.isdecimal():
+                stat = _numbers(place / "memory.stat")
+                cached = sum(stat.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+                free = max(int(limit) - max(int(used) - cached, 0), 0)
+                yield HostMemory(free, int(limit), "the limit of this control group")
+
+
+def _address_space() -> Iterator[HostMemory]:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    status = Path("/proc/self/statm")
-    if limit == resource.RLIM_INFINITY or not status.exists():
-        return None
-    used = int(status.read_text().split()[0]) * resource.getpagesize()
-    return max(limit - used, 0)
+    pages = _text(Path("/proc/self/statm")).split()
+    if limit != resource.RLIM_INFINITY and pages:
+        used = int(pages[0]) * resource.getpagesize()
+        yield HostMemory(max(limit - used, 0), limit, "the limit of this process (ulimit -v)")
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The lines ``NAME NUMBER`` or ``NAME: NUMBER UNIT`` of a file of the kernel."""
+    rows = [line.split() for line in _text(path).splitlines()]
+    return {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
+
+
+def _text(path: Path) -> str:
+    """What a file of the kernel says; nothing where there is none."""
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""

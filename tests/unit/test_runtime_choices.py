@@ -8,7 +8,6 @@ import torch
 from infinito.errors import ConfigError, ResourceError
 from infinito.runtime import backends, device, precision
 from infinito.runtime.device import available_devices, choose_device
-from infinito.runtime.findings import host_memory
 from infinito.runtime.precision import autocast, choose_precision
 
 
@@ -98,13 +97,6 @@ def test_each_attention_back_end_is_tried() -> None:
 
     choice = backends.try_backend(backends.AttentionBackend("x", "y", broken), "cpu")
     assert (choice.value, choice.reason) == ("no", "fails on cpu: first")
-
-
-def test_host_memory_is_within_the_machine() -> None:
-    free, total, reason = host_memory()
-    assert reason
-    if free is not None:
-        assert 0 < free <= total
 
 
 def test_the_interface_of_the_brief() -> None:
