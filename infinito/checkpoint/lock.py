@@ -54,3 +54,25 @@ class RunLock:
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def is_locked(run: Path) -> bool:
+    """Whether a process has the directory ``run`` now.
+
+    A file that names nobody is not tried: trying takes the lock for a moment, in which a run that
+    starts would be refused.
+    """
+    try:
+        descriptor = os.open(run / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        if os.read(descriptor, 1):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a directory of that name, or a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False

@@ -15,61 +15,102 @@ from infinito.checkpoint.discover import (
     is_plain_file,
     verify_step,
 )
+from infinito.checkpoint.lock import is_locked
 from infinito.checkpoint.manifest import ManifestEntry, read_manifest
 from infinito.checkpoint.record import read_record
 from infinito.checkpoint.verify import inspect_checkpoint
+from infinito.config.loading import config_from_plain
 from infinito.errors import CheckpointError
 
 
 def survey_run(run: Path) -> dict[str, Any]:
     """All checkpoints of ``run`` as JSON-ready data, each verified; a damaged one says why.
 
-    ``loss`` is the training loss (nats a token) of the last metrics line up to the step, and
-    ``valid_word_perplexity`` that of the last evaluation up to it; None where there is none.
+    ``state`` is ``running`` (a process has the directory), ``finished`` (its newest checkpoint
+    has no step left to take) or ``stopped``. ``loss`` is the training loss (nats a token) of the
+    last metrics line up to the step, and ``valid_word_perplexity`` that of the last evaluation up
+    to it; None where there is none.
     """
+    survey = _Survey(_training_losses(run / METRICS_FILE))
     found, _ = find_steps(run)
     manifest = read_manifest(run)
-    losses = _training_losses(run / METRICS_FILE)
-    rows = []
     for step, path in found.items():
         # A run that goes on meanwhile removes old checkpoints: one that has gone is left out.
         with contextlib.suppress(FileNotFoundError):
-            rows.append(_survey(path, step, manifest.get(path.name), losses))
+            survey.add(path, step, manifest.get(path.name))
     for name, mark in ((BEST_FILE, "best"), (LAST_FILE, "last")):
         if is_plain_file(run / name):
-            _mark(rows, run / name, mark, losses)
+            survey.mark(run / name, mark)
     started = read_record(run).get("started")
     shown = started if type(started) is str else None
-    return {"run": str(run), "started": shown, "checkpoints": rows}
+    state = "running" if is_locked(run) else "finished" if survey.is_finished else "stopped"
+    return {"run": str(run), "started": shown, "state": state, "checkpoints": survey.rows}
 
 
-def _survey(
-    path: Path, step: int, entry: ManifestEntry | None, losses: dict[int, float]
-) -> dict[str, Any]:
-    try:
-        content = verify_step(path, step, entry)
-    except CheckpointError as error:
-        return _damaged(path, step, error)
-    return _whole(path, content, losses)
+class _Survey:
+    """Rows of checkpoints as they are found, and the content of the newest whole one."""
 
+    def __init__(self, losses: dict[int, float]) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._losses = losses
+        self._newest: dict[str, Any] | None = None
 
-def _mark(rows: list[dict[str, Any]], link: Path, mark: str, losses: dict[int, float]) -> None:
-    """Mark the row that ``link`` stands for, or add a row where its step file is gone."""
-    for row in rows:
-        with contextlib.suppress(FileNotFoundError):
-            if link.samefile(link.with_name(row["file"])):
+    def add(self, path: Path, step: int, entry: ManifestEntry | None) -> None:
+        """A row for the step file ``path``."""
+        try:
+            content = verify_step(path, step, entry)
+        except CheckpointError as error:
+            self.rows.append(_damaged(path, step, error))
+        else:
+            self._add_whole(path, content)
+
+    def mark(self, link: Path, mark: str) -> None:
+        """Mark the row that ``link`` stands for, or add a row where its step file is gone."""
+        for row in self.rows:
+            with contextlib.suppress(FileNotFoundError):
+                if link.samefile(link.with_name(row["file"])):
+                    row[mark] = True
+                    return
+        try:
+            content = inspect_checkpoint(link)
+        except CheckpointError as error:
+            self.rows.append(_damaged(link, None, error) | {mark: True})
+            return
+        for row in self.rows:
+            if row["step"] == content["step"]:  # a copy, where the file system has no links
                 row[mark] = True
                 return
+        self._add_whole(link, content)
+        self.rows[-1][mark] = True
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the newest checkpoint has no step left to take."""
+        return self._newest is not None and _is_finished(self._newest)
+
+    def _add_whole(self, path: Path, content: dict[str, Any]) -> None:
+        self.rows.append(_whole(path, content, self._losses))
+        if self._newest is None or content["step"] > self._newest["step"]:
+            self._newest = content
+
+
+def _is_finished(content: dict[str, Any]) -> bool:
+    """What ``Trainer.finished`` says once it is loaded, from counters alone."""
     try:
-        content = inspect_checkpoint(link)
-    except CheckpointError as error:
-        rows.append(_damaged(link, None, error) | {mark: True})
-        return
-    for row in rows:
-        if row["step"] == content["step"]:  # a copy, where the file system has no links
-            row[mark] = True
-            return
-    rows.append(_whole(link, content, losses) | {mark: True})
+        training = config_from_plain(content["config"], "", CheckpointError).training
+    except CheckpointError:
+        return False
+    losses = [evaluation["valid_loss"] for evaluation in content["evaluations"]]
+    since_best = len(losses) - 1 - losses.index(min(losses)) if losses else 0
+    if 0 < training.early_stopping_patience <= since_best:
+        return True
+    if training.max_steps is not None:
+        return bool(content["step"] >= training.max_steps)
+    try:
+        per_epoch = round(content["sequences"] / content["epoch"])
+    except (ZeroDivisionError, OverflowError):  # no step was taken, or numbers of no run
+        return False
+    return bool(content["sequences"] >= max(1, round(training.epochs * per_epoch)))
 
 
 def _whole(path: Path, content: dict[str, Any], losses: dict[int, float]) -> dict[str, Any]:

@@ -10,6 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+# A column of text may be folded to this width; with less, nobody can read a table.
+_FOLDED = 16
+
 
 def on_terminal(stream: TextIO | None = None) -> bool:
     """Whether ``stream`` (stdout if None) is a terminal that understands control codes."""
@@ -57,7 +60,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table on stdout: aligned plain text, or drawn by rich on a terminal.
 
     Columns of numbers are right-aligned. Cells are printed as ``str`` gives them, without
-    thousands separators.
+    thousands separators. A terminal that is too narrow for a table gets a line for each cell.
     """
     cells = [[str(cell) for cell in row] for row in rows]
     numeric = [bool(rows) and all(_is_number(row[i]) for row in cells) for i in range(len(headers))]
@@ -90,12 +93,24 @@ def _rich_table(
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(highlight=False)
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    least = [w if right else min(w, _FOLDED) for w, right in zip(widths, numeric, strict=True)]
+    if sum(least) + 3 * len(least) - 1 > console.width:
+        for row in cells:
+            for header, cell in zip(headers, row, strict=True):
+                if cell:
+                    print(f"{header}: {cell}")
+            print()
+        return
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header, right in zip(headers, numeric, strict=True):
-        drawn.add_column(header, justify="right" if right else "left", overflow="fold")
+        drawn.add_column(
+            header, justify="right" if right else "left", overflow="fold", no_wrap=right
+        )
     for row in cells:
         drawn.add_row(*(Text(cell) for cell in row))  # Text: brackets are not markup
-    Console(highlight=False).print(drawn)
+    console.print(drawn)
 
 
 def _is_number(cell: str) -> bool:

@@ -10,7 +10,7 @@ import typer
 from infinito.cli.options import Json
 from infinito.cli.output import print_json, say, table
 
-_HEADERS = ("checkpoint", "step", "epoch", "loss", "valid word ppl", "size", "marks", "status")
+_HEADERS = ("file", "step", "epoch", "loss", "word ppl", "size", "status")
 
 
 def runs(
@@ -20,7 +20,11 @@ def runs(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List runs and checkpoints with step, loss, perplexity, size and whether they are whole."""
+    """List runs (running, stopped or finished) and their checkpoints.
+
+    Of each checkpoint: step, training loss, perplexity of the validation text, size, whether it is
+    whole, and whether it is the best or the last.
+    """
     from infinito.checkpoint.discover import RUNS_DIRECTORY, find_runs
     from infinito.checkpoint.survey import survey_run
     from infinito.errors import CheckpointError
@@ -40,34 +44,30 @@ def runs(
 
 
 def _print(surveys: list[dict[str, Any]]) -> None:
-    rows = [
-        _row(survey["run"], checkpoint)
-        for survey in surveys
-        for checkpoint in survey["checkpoints"]
-    ]
-    if rows:
-        table(_HEADERS, rows)
     for survey in surveys:
-        if not survey["checkpoints"]:
-            say(f"{survey['run']}: no checkpoint yet")
+        rows = [_row(checkpoint) for checkpoint in survey["checkpoints"]]
+        print(f"{survey['run']}: {survey['state']}{'' if rows else ', no checkpoint yet'}")
+        if rows:
+            table(_HEADERS, rows)
         for checkpoint in survey["checkpoints"]:
             if checkpoint["reason"]:
                 say(checkpoint["reason"])
 
 
-def _row(run: str, checkpoint: dict[str, Any]) -> list[str]:
+def _row(checkpoint: dict[str, Any]) -> list[str]:
     from infinito.checkpoint.atomic import format_size
 
     marks = [mark for mark in ("best", "last") if checkpoint[mark]]
+    damaged = [checkpoint["status"]] if checkpoint["status"] != "ok" else []
+    perplexity = checkpoint["valid_word_perplexity"]
     return [
-        f"{run}/{checkpoint['file']}",
+        checkpoint["file"],
         _number(checkpoint["step"], "d"),
         _number(checkpoint["epoch"], ".2f"),
         _number(checkpoint["loss"], ".4f"),
-        _number(checkpoint["valid_word_perplexity"], ".2f"),
+        _number(perplexity, ".2f" if (perplexity or 0) < 1e6 else ".2e"),
         format_size(checkpoint["bytes"]),
-        " ".join(marks) or "-",
-        checkpoint["status"],
+        " ".join(damaged + marks) or "ok",
     ]
 
 

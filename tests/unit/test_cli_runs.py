@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from infinito.cli.runs import runs
 from infinito.errors import CheckpointError
 from tests.checkpoint_support import make_content
 from tests.support import ROOT
+from tests.unit.test_cli_output import on_a_terminal
 
 
 @pytest.fixture
@@ -52,13 +55,64 @@ def test_text(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs(directory / "one", json=False)
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
-    assert len(lines) == 4
-    assert "step-000002.pt" in lines[1]
-    assert "best" in lines[1]
-    assert "damaged" in lines[2]
-    assert "last" in lines[3]
-    assert "99.50" in lines[3]
+    assert len(lines) == 5
+    assert lines[0] == f"{directory / 'one'}: stopped"
+    assert lines[2].startswith("step-000002.pt")
+    assert "best" in lines[2]
+    assert "damaged" in lines[3]
+    assert "last" in lines[4]
+    assert "99.50" in lines[4]
     assert "checksum" in printed.err
+    runs(directory / "two", json=False)
+    assert capsys.readouterr().out == f"{directory / 'two'}: stopped, no checkpoint yet\n"
+
+
+def terminal_lines(run: Path, columns: str) -> list[str]:
+    script = f"from infinito.cli.main import main; main(['runs', {str(run)!r}])"
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(script, COLUMNS=columns))
+    return [line.rstrip() for line in shown.splitlines()]
+
+
+def test_on_a_terminal_a_checkpoint_is_one_line(directory: Path) -> None:
+    long = directory.with_name("a-run-of-a-name-so-long-that-it-fills-the-line-all-by-itself")
+    with RunDirectory.create(long, "x", keep_last=3) as run:
+        values = {"step": 1234567, "valid_loss": 30.0, "valid_word_perplexity": 46659711409274448.0}
+        run.save(1234567, make_content(1234567) | {"evaluations": [values]}, is_best=True)
+    lines = terminal_lines(long, "80")
+    assert lines[0] == f"{long}: stopped"
+    assert max(map(len, lines[1:])) <= 80
+    [row] = [line for line in lines if "step-1234567.pt" in line]
+    assert row.split() == [
+        "step-1234567.pt", "1234567", "77160.44", "-", "4.67e+16", *row.split()[5:7],
+        "best", "last",
+    ]  # fmt: skip
+
+
+def test_a_narrow_terminal_gets_plain_lines(directory: Path) -> None:
+    lines = terminal_lines(directory / "one", "20")
+    assert max(map(len, lines[1:])) <= 20
+    assert lines[1:].count("file: step-000002.pt") == 1
+    for line in ("step: 6", "loss: 5.0000", "word ppl: 99.50", "status: damaged", "status: last"):
+        assert line in lines
+
+
+def test_a_run_in_use_is_running(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def states() -> dict[str, str]:
+        runs(directory, json=True)
+        listed = json.loads(capsys.readouterr().out)["runs"]
+        return {Path(run["run"]).name: run["state"] for run in listed}
+
+    with RunDirectory.open_existing(directory / "one", keep_last=3):
+        assert states() == {"one": "running", "two": "stopped"}
+        runs(directory / "one", json=False)
+        assert capsys.readouterr().out.startswith(f"{directory / 'one'}: running\n")
+    assert states() == {"one": "stopped", "two": "stopped"}
+    # Killed: the name of the process is left in the file, and nobody holds it.
+    (directory / "one" / ".lock").write_text("123\n")
+    assert states() == {"one": "stopped", "two": "stopped"}
+    (directory / "two" / ".lock").unlink()
+    os.mkfifo(directory / "two" / ".lock")
+    assert states() == {"one": "stopped", "two": "stopped"}
 
 
 def test_a_best_whose_step_file_is_gone(
