@@ -7,6 +7,8 @@ escapes is a bug, and the only case (exit code 1) that shows one.
 
 from __future__ import annotations
 
+import errno
+
 
 class InfinitoError(Exception):
     """A failure that was foreseen: ``message`` (what, where, why) and ``remedy`` (what to do)."""
@@ -55,3 +57,12 @@ class Interrupted(InfinitoError):  # noqa: N818 - a stop that was asked for is n
     def __init__(self, message: str, remedy: str, signal_number: int) -> None:
         super().__init__(message, remedy)
         self.exit_code = 128 + signal_number
+
+
+def remedy_of(error: OSError) -> str:
+    """What to do about a file that the system refuses to make or to write."""
+    if error.errno == errno.ENAMETOOLONG:
+        return "choose a shorter name"
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "a file is in the way: name another place, or move it"
+    return "check free space, quota, file size limits and permissions, or name another place"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from infinito.errors import ResourceError
+from infinito.errors import ResourceError, remedy_of
 
 Announce = Callable[[str], None]
 
@@ -51,16 +51,13 @@ def require_space(directory: Path, needed_bytes: int) -> None:
 
 def cannot_write(path: Path, error: OSError, needed_bytes: int | None = None) -> ResourceError:
     """The error for a write that the system refused, with what was needed and what is free."""
-    space = ""
+    space, remedy = "", remedy_of(error)
     if needed_bytes is not None:
+        remedy += "; files written earlier are untouched"
         with contextlib.suppress(OSError):
             free = format_size(free_bytes(path.parent))
             space = f" ({format_size(needed_bytes)} needed, {free} free)"
-    return ResourceError(
-        f"cannot write {path}: {error.strerror or error}{space}",
-        "check free space, quota, file size limits and permissions of the directory, or choose "
-        "another --output-dir; files written earlier are untouched",
-    )
+    return ResourceError(f"cannot write {path}: {error.strerror or error}{space}", remedy)
 
 
 def fsync_directory(directory: Path) -> None:

@@ -131,14 +131,16 @@ def resolve_checkpoint(
     if reference is None:
         return _of_most_recent_run(prefer, announce)
     path = Path(reference)
-    if path.is_dir():
+    if os.path.isdir(
+        reference
+    ):  # pathlib calls "" the working directory, and trips over long names
         chosen = _of_run(path, prefer, announce)
         if chosen is None:
             raise CheckpointError(f"{path} has no checkpoint that can be used", _ways_on(path))
         return chosen
-    if not path.exists():
+    if not os.path.exists(reference):
         raise CheckpointError(
-            f"there is no checkpoint or run directory {path}",
+            f"there is no checkpoint or run directory {reference or repr(reference)}",
             "give a .pt file or a run directory; `infinito runs` lists them",
         )
     return path

@@ -90,12 +90,13 @@ class RunDirectory:
         Where a run ended before its first checkpoint, the new one takes its place, and says so.
         Raises ResourceError when it cannot be written to or already holds a run.
         """
-        missing = _missing(root if path is None else Path(path))
+        wanted = root if path is None else Path(path)
+        missing = _missing(wanted)
         try:
-            made = _make_numbered(root, name) if path is None else Path(path)
+            made = _make_numbered(root, name) if path is None else wanted
             made.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise cannot_write(root if path is None else Path(path), error) from error
+            raise _cannot_make(wanted, error) from error
         run = cls(made, RunLock(made), keep_last, announce)
         if not holds_run(made):
             run._is_new, run._made = True, [made, *missing] if path is None else missing
@@ -286,9 +287,19 @@ def _occupied(path: Path) -> ResourceError:
     )
 
 
+def _cannot_make(path: Path, error: OSError) -> ResourceError:
+    at = Path(error.filename or path)
+    if not at.is_symlink() or at.exists():
+        return cannot_write(path, error)
+    return ResourceError(
+        f"cannot write {path}: {at} is a link to {at.readlink()}, which is not there",
+        f"make {at.readlink()}, or remove the link",
+    )
+
+
 def _missing(path: Path) -> list[Path]:
     """``path`` and those of its parents that do not exist yet, innermost first."""
-    return [at for at in (path, *path.parents) if not at.exists()]
+    return [at for at in (path, *path.parents) if not os.path.exists(at)]
 
 
 def _make_numbered(root: Path, name: str) -> Path:

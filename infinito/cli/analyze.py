@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infinito.cli.options import CheckpointOption, Device, Json, Reference, Settings
+from infinito.cli.options import (
+    CheckpointOption,
+    Device,
+    Json,
+    Reference,
+    Settings,
+    directory_name,
+)
 from infinito.cli.output import print_json, say, table
 from infinito.cli.subject import (
     DEFAULT_SPLIT,
@@ -46,6 +53,7 @@ def analyze(
         Path | None,
         typer.Option(
             metavar="DIR",
+            parser=directory_name,
             help="Where JSON and plots go; absent: analysis/ beside the checkpoint file.",
         ),
     ] = None,

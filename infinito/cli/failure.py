@@ -7,7 +7,7 @@ import sys
 import traceback
 
 from infinito.cli.output import say
-from infinito.errors import InfinitoError, Interrupted, ResourceError
+from infinito.errors import InfinitoError, Interrupted, ResourceError, remedy_of
 from infinito.version import __version__
 
 BUG = 1
@@ -17,7 +17,18 @@ INTERRUPTED = 130
 # What the operating system refuses for want of a resource or a permission, not through a bug.
 _RESOURCE_ERRNOS = frozenset(
     getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "EFBIG", "EIO", "EMFILE", "ENOMEM")
+    for name in [
+        "ENOSPC",
+        "EDQUOT",
+        "EACCES",
+        "EPERM",
+        "EROFS",
+        "EFBIG",
+        "EIO",
+        "EMFILE",
+        "ENOMEM",
+        "ENAMETOOLONG",
+    ]
     if hasattr(errno, name)  # Windows lacks some
 )
 _MEMORY_PHRASES = ("can't allocate memory", "not enough memory", "out of memory")
@@ -55,9 +66,7 @@ def _as_resource_error(error: BaseException) -> ResourceError | None:
         )
     if isinstance(error, OSError) and error.errno in _RESOURCE_ERRNOS:
         place = f" ({error.filename})" if error.filename else ""
-        return ResourceError(
-            f"{error.strerror}{place}", "free space, or name a place that can be written"
-        )
+        return ResourceError(f"{error.strerror}{place}", remedy_of(error))
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +65,8 @@ def fit_lambda(
 def _require_absent(target: Path) -> None:
     from infinito.errors import ResourceError
 
-    if os.path.lexists(target):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        target.lstat()  # fails for a name that no file can have, too
         raise ResourceError(f"{target} exists", "name another file with --output, or remove it")
     if not target.parent.is_dir():
         raise ResourceError(f"{target.parent} is no directory", "create it, or name another file")

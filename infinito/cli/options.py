@@ -15,6 +15,13 @@ def complete_key(incomplete: str) -> list[str]:
     return [f"{key}=" for key in value_keys() if key.startswith(incomplete)]
 
 
+def directory_name(text: str) -> Path:
+    """A directory that was named: "" is what a shell makes of a variable that is not set."""
+    if not text:
+        raise typer.BadParameter("must not be empty")
+    return Path(text)
+
+
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Config file (YAML).")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +31,7 @@ def runs(
     from infinito.errors import CheckpointError
 
     place = directory or RUNS_DIRECTORY
-    if directory is not None and not directory.is_dir():
+    if not (directory is None or os.path.isdir(directory)):
         raise CheckpointError(
             f"there is no directory {directory}", "give a run or a directory of runs"
         )

@@ -9,11 +9,14 @@ from typing import Annotated
 
 import typer
 
-from infinito.cli.options import ConfigFile, Settings
+from infinito.cli.options import ConfigFile, Settings, directory_name
 from infinito.errors import ConfigError, Interrupted
 
 OutputDir = Annotated[
-    Path | None, typer.Option("--output-dir", metavar="DIR", help="The run's own directory.")
+    Path | None,
+    typer.Option(
+        "--output-dir", metavar="DIR", parser=directory_name, help="The run's own directory."
+    ),
 ]
 Epochs = Annotated[
     float | None, typer.Option("--epochs", help="Passes over the text; replaces max_steps.")
