@@ -15,22 +15,10 @@ USAGE = 2
 INTERRUPTED = 130
 
 # What the operating system refuses for want of a resource or a permission, not through a bug.
-_RESOURCE_ERRNOS = frozenset(
-    getattr(errno, name)
-    for name in [
-        "ENOSPC",
-        "EDQUOT",
-        "EACCES",
-        "EPERM",
-        "EROFS",
-        "EFBIG",
-        "EIO",
-        "EMFILE",
-        "ENOMEM",
-        "ENAMETOOLONG",
-    ]
-    if hasattr(errno, name)  # Windows lacks some
-)
+_RESOURCE_ERRNOS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EIO,
+    errno.EMFILE, errno.ENOMEM, errno.ENAMETOOLONG,
+}  # fmt: skip
 _MEMORY_PHRASES = ("can't allocate memory", "not enough memory", "out of memory")
 
 
