@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 
 from infinito.data.token_store import TokenStore
-from infinito.evaluate.causality import check_causality
+from infinito.evaluate.causality import CHECKED_LENGTH, check_causality
 from infinito.evaluate.conventions import Subject, all_conventions
 from infinito.evaluate.interval import word_perplexity_interval
-from infinito.evaluate.perplexity import Score, score, windows_a_pass
+from infinito.evaluate.perplexity import Score, resolve_windows, score
 from infinito.evaluate.report import LEAK_BELOW, Report, Source
 from infinito.load import LoadedModel
 
@@ -40,13 +40,15 @@ def evaluate(
         InfinitoError: as :func:`check_causality` and :func:`score` say.
     """
     start = time.monotonic()
-    check_causality(loaded.model)
+    context, stride, batch_size = resolve_windows(
+        loaded.model, request.context, request.stride, request.batch_size
+    )
+    check_causality(loaded.model, min(context, CHECKED_LENGTH))
     result = score(
         loaded.model, store, loaded.tokenizer,
-        context=request.context, stride=request.stride, batch_size=request.batch_size,
+        context=context, stride=stride, batch_size=batch_size,
     )  # fmt: skip
     is_wikitext = "wikitext" in corpus
-    batch_size = request.batch_size or windows_a_pass(result.context)
     subject = Subject(loaded.model, loaded.tokenizer, store, result, batch_size, is_wikitext)
     figures = all_conventions(subject) if request.all_conventions else []
     return Report(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -37,3 +39,17 @@ def set_random_state(state: dict[str, Any], device: str) -> None:
     torch.set_rng_state(state["torch"])
     if state["device"] is not None and device.startswith("cuda"):
         torch.cuda.set_rng_state(state["device"], device)
+
+
+@contextmanager
+def fixed_draws(seed: int, device: str) -> Iterator[None]:
+    """Draw as after ``torch.manual_seed(seed)`` within the block, and go on as before after it."""
+    state = random_state(device)
+    apple_state = torch.mps.get_rng_state() if device.startswith("mps") else None
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        set_random_state(state, device)
+        if apple_state is not None:
+            torch.mps.set_rng_state(apple_state)

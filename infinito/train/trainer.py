@@ -72,7 +72,9 @@ class Trainer:
         ).to(self.device)
         self.model.checkpoint_activations = training.activation_checkpointing
         announce(f"attention {attention_reason(self.config)}")
-        check_causality(self.model)
+        with autocast(self.precision, self.device.type):
+            check_causality(self.model)
+            check_causality(self.model, training=True)
         self.optimizers = Optimizers(self.model, training)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=training.precision == "float16"
@@ -85,7 +87,7 @@ class Trainer:
         self.speed = Speed()
         self.last_learning_rate = 0.0
         if training.fusion == "aggressive":
-            compile_blocks(self.model, self.probe, announce)
+            compile_blocks(self.model, self._probe_compiled, announce)
 
     # -- the algorithm ------------------------------------------------------------------------
 
@@ -289,6 +291,13 @@ class Trainer:
         sequences = self._next_sequences()[:size]
         accumulate_gradients(self.model, self.scaler, sequences, size, self.precision)
         self.optimizers.zero_grad()
+
+    def _probe_compiled(self) -> None:
+        """A step, and the self-test in its shape, since another would be compiled for itself."""
+        self.probe()
+        length, rows = self.config.data.sequence_length, self.config.training.batch_size
+        with autocast(self.precision, self.device.type):
+            check_causality(self.model, length, rows=rows, training=True)
 
     def _evaluation_weights(self) -> AbstractContextManager[None]:
         return self.average.swapped_into(self.model) if self.average else nullcontext()
