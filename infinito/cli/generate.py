@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from infinito.generate.sampling_config import SamplingConfig
     from infinito.load import LoadedModel
 
+_MOST_IN_ONE_DOCUMENT = 10_000  # samples, which are all held until it is printed
+
 
 def generate(
     reference: Reference = None,
@@ -79,6 +81,12 @@ def generate(
         stop=tuple(stop or ()),
         allow_unknown=allow_unknown,
     )
+    if as_json and num_samples > _MOST_IN_ONE_DOCUMENT:
+        raise ConfigError(
+            f"--num-samples is {num_samples}, and --json prints one document of at most "
+            f"{_MOST_IN_ONE_DOCUMENT}",
+            "drop --json: text is printed as it is made; or vary --seed over several documents",
+        )
     _check_device(device)
     prompts = read_prompts(prompt, prompt_file, interactive, as_json)
     loaded = load_subject(one_reference(reference, checkpoint), device)
@@ -92,17 +100,36 @@ def generate(
 
 
 def _print_text(loaded: LoadedModel, prompt: str, config: SamplingConfig) -> None:
-    """The prompt and its continuation as it grows; several one after the other."""
+    """The prompt and its continuation as it grows; of several, each group as it is done."""
     from infinito.generate.engine import generate as run
+    from infinito.generate.engine import sample_groups
 
-    ids = loaded.tokenizer.encode(prompt)
+    ids = _encode(loaded, prompt)
     if config.num_samples == 1:
         _write(prompt)
         run(loaded.model, loaded.tokenizer, ids, config, lambda _, piece: _write(piece))
         _write("\n")
         return
-    samples = run(loaded.model, loaded.tokenizer, ids, config)
-    _write(f"\n{SEPARATOR}\n".join(prompt + sample.text for sample in samples) + "\n")
+    separator = ""
+    for samples in sample_groups(loaded.model, loaded.tokenizer, ids, config):
+        for sample in samples:
+            sys.stdout.write(f"{separator}{prompt}{sample.text}\n")
+            separator = f"{SEPARATOR}\n"
+        sys.stdout.flush()
+
+
+def _encode(loaded: LoadedModel, prompt: str) -> list[int]:
+    """The ids of ``prompt``; what of it the model will not see is said."""
+    from infinito.generate.context import tokens_kept
+
+    ids = loaded.tokenizer.encode(prompt)
+    limit = loaded.model.max_positions
+    if (kept := tokens_kept(len(ids) + 1, limit)) < len(ids):  # 1: the start of a document
+        say(
+            f"the prompt has {len(ids)} tokens, and the context holds {limit - 1}: the last {kept} "
+            "are used"
+        )
+    return ids
 
 
 def _print_document(loaded: LoadedModel, prompt: str, config: SamplingConfig) -> None:
@@ -113,7 +140,7 @@ def _print_document(loaded: LoadedModel, prompt: str, config: SamplingConfig) ->
     from infinito.generate.engine import generate as run
 
     start = time.perf_counter()
-    samples = run(loaded.model, loaded.tokenizer, loaded.tokenizer.encode(prompt), config)
+    samples = run(loaded.model, loaded.tokenizer, _encode(loaded, prompt), config)
     seconds = time.perf_counter() - start
     words = [words_of(sample.text) for sample in samples]
     print_json(

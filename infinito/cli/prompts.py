@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from infinito.cli.output import say
 from infinito.errors import ConfigError, DataError
 
 
@@ -67,13 +70,30 @@ def _decoded(content: bytes, place: str) -> str:
 
 
 def _typed_lines() -> Iterator[str]:
-    """Each line of stdin; the mark that asks for one is shown on a terminal only."""
-    ask = sys.stdin.isatty()
+    """Each line of stdin; a terminal gets a hint, a mark that asks, and editing of the line."""
+    place = "the line on stdin"
+    if not sys.stdin.isatty():
+        for line in sys.stdin.buffer:
+            yield _decoded(line, place).removesuffix("\n").removesuffix("\r")
+        return
+    say("each line is a prompt to continue; Ctrl-D ends")
+    with contextlib.suppress(ImportError):  # not every Python has it
+        import readline  # noqa: F401 - with it, input() edits lines and recalls earlier ones
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
     while True:
-        if ask:
-            sys.stderr.write("> ")
-            sys.stderr.flush()
-        line = sys.stdin.buffer.readline()
-        if not line:
+        try:
+            line = _ask()
+        except EOFError:
+            say()
             return
-        yield _decoded(line, "the line on stdin").removesuffix("\n").removesuffix("\r")
+        yield _decoded(line.encode(errors="surrogateescape"), place)
+
+
+def _ask() -> str:
+    """A line typed. The mark that asks for it never goes into a file that stdout may be."""
+    if sys.stdout.isatty():
+        return input("> ")
+    sys.stderr.write("> ")
+    sys.stderr.flush()
+    return input()

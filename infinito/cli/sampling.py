@@ -61,8 +61,8 @@ NumSamples = Annotated[
     typer.Option(
         "--num-samples",
         metavar="N",
-        help="Continuations; more than one are printed when all are done, each with the "
-        f"prompt, with a line {SEPARATOR} between them.",
+        help="Continuations; more than one are printed 32 at a time, each with the prompt, with "
+        f"a line {SEPARATOR} between them.",
     ),
 ]
 Seed = Annotated[

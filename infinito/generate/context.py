@@ -17,6 +17,11 @@ from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.transformer import Transformer
 
 
+def tokens_kept(length: int, limit: int) -> int:
+    """How many tokens, the last ones, of a window of ``length`` a model of ``limit`` reads."""
+    return length if length <= limit else limit // 2
+
+
 class Context:
     """A window of at most ``model.max_positions`` tokens, equal in length for every sample.
 
@@ -77,8 +82,8 @@ class Context:
 
     def _restart(self) -> None:
         """Cut windows that are too long to their last half, and encode from the start."""
-        if len(self._windows[0]) > self._limit:
-            self._windows = [window[-(self._limit // 2) :] for window in self._windows]
+        kept = tokens_kept(len(self._windows[0]), self._limit)
+        self._windows = [window[-kept:] for window in self._windows]
         if self._cache is not None:
             self._cache.reset()
         self._unread = len(self._windows[0])

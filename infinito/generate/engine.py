@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,24 +70,42 @@ def generate(
     Raises:
         DivergedError: the model's logits are not finite.
     """
+    groups = sample_groups(model, tokenizer, prompt_ids, config, on_token, use_cache=use_cache)
+    return [sample for group in groups for sample in group]
+
+
+def sample_groups(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt_ids: Sequence[int],
+    config: SamplingConfig,
+    on_token: OnToken | None = None,
+    *,
+    use_cache: bool = True,
+) -> Iterator[list[Sample]]:
+    """The samples of :func:`generate`, a group of at most 32 after the other, as each is done."""
     forbidden = None if config.allow_unknown else ForbiddenText(tokenizer.token_bytes())
+    capacity = len(prompt_ids) + config.max_new_tokens
+    for first in range(0, config.num_samples, _GROUP):
+        indices = range(first, min(first + _GROUP, config.num_samples))
+        chooser = _Chooser(tokenizer, prompt_ids, config, indices, forbidden)
+        rows = [_Row(tokenizer, config, index, on_token) for index in indices]
+        with _evaluating(model):
+            context = Context(model, [tokenizer.eos_id, *prompt_ids], capacity, use_cache)
+            _decode(context, chooser, rows, config.max_new_tokens)
+        yield [row.sample() for row in rows]
+
+
+@contextmanager
+def _evaluating(model: Transformer) -> Iterator[None]:
+    """Without dropout and without gradients; the model's mode is restored."""
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            samples: list[Sample] = []
-            while len(samples) < config.num_samples:
-                first = len(samples)
-                indices = range(first, min(first + _GROUP, config.num_samples))
-                chooser = _Chooser(tokenizer, prompt_ids, config, indices, forbidden)
-                rows = [_Row(tokenizer, config, i, on_token) for i in indices]
-                capacity = len(prompt_ids) + config.max_new_tokens
-                context = Context(model, [tokenizer.eos_id, *prompt_ids], capacity, use_cache)
-                _decode(context, chooser, rows, config.max_new_tokens)
-                samples += [row.sample() for row in rows]
+            yield
     finally:
         model.train(was_training)
-    return samples
 
 
 def _decode(context: Context, chooser: _Chooser, rows: list[_Row], max_new_tokens: int) -> None:

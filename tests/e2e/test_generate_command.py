@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -11,12 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 from infinito.checkpoint.format import write_checkpoint
 from infinito.cli.main import main
 from infinito.config.schema import Config
+from infinito.generate import engine
+from infinito.model.transformer import Transformer
 from infinito.train.trainer import Trainer
 from tests.support import ROOT, tiny_settings
+
+pty = pytest.importorskip("pty")  # Windows has none
 
 
 class Outcome(NamedTuple):
@@ -127,6 +133,65 @@ def test_several_samples_are_separated_and_the_first_is_the_single_one(generate:
     assert samples[0] + "\n" == generate("--seed", "1").out
 
 
+@pytest.mark.parametrize("count", [2, 70])
+def test_samples_are_printed_group_by_group(
+    generate: Generate, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is decoded is printed before more is, so that a million need neither time nor memory."""
+    events: list[str] = []
+    decode, write = engine._decode, sys.stdout.write
+    monkeypatch.setattr(engine, "_decode", lambda *given: (events.append("decode"), decode(*given)))
+    monkeypatch.setattr(sys.stdout, "write", lambda text: (events.append("write"), write(text))[1])
+    outcome = generate("--seed", "1", "--num-samples", str(count), "--max-new-tokens", "3")
+    assert len(outcome.out.removesuffix("\n").split("\n---\n")) == count
+    assert [event for event, _ in itertools.groupby(events)][: 2 * -(-count // 32)] == [
+        "decode", "write",
+    ] * -(-count // 32)  # fmt: skip
+
+
+def test_a_reader_of_a_billion_samples_may_leave(checkpoint: Path) -> None:
+    command = [sys.executable, "-m", "infinito", "generate", str(checkpoint), "--prompt", "x",
+               "--num-samples", "1000000000", "--max-new-tokens", "2"]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        text = b"".join(process.stdout.readline() for _ in range(200))
+        process.stdout.close()
+        assert text.count(b"\n---\n") > 30
+        assert b"rror" not in process.stderr.read()
+        assert process.wait() == 0
+
+
+def test_a_billion_samples_are_not_one_document(generate: Generate) -> None:
+    outcome = generate("--num-samples", "1000000000", "--json")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--num-samples" in outcome.err
+    assert "10000" in outcome.err
+
+
+def test_a_prompt_beyond_the_context_is_cut_and_it_is_said(
+    generate: Generate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[int]] = []
+    hidden = Transformer.hidden
+
+    def spied(model: Transformer, ids: torch.Tensor, *more: Any) -> torch.Tensor:
+        read.extend(ids.tolist())
+        return hidden(model, ids, *more)
+
+    monkeypatch.setattr(Transformer, "hidden", spied)
+    # The context is 16 tokens, and the start of a document is one of them.
+    assert "tokens" not in generate(prompt="abcdefghijklmno").err
+    assert bytes(read[0][1:]) == b"abcdefghijklmno"
+    read.clear()
+    told = generate(prompt="abcdefghijklmnop").err
+    assert "the prompt has 16 tokens, and the context holds 15: the last 8 are used" in told
+    assert bytes(read[0]) == b"ijklmnop"
+    assert "the last 8 are used" in generate("--json", prompt="word " * 4000).err
+
+
 def test_json_is_one_document(generate: Generate) -> None:
     outcome = generate("--seed", "1", "--num-samples", "2", "--json", "--max-new-tokens", "150")
     document = json.loads(outcome.out)
@@ -226,6 +291,59 @@ def test_interactive_continues_each_line(checkpoint: Path) -> None:
     result = piped(checkpoint, *options, input=b"first line\n\nthird \xe2\x82\xac")
     assert result.returncode == 0
     assert result.stdout.decode() == "first line\n\nthird €\n"
+
+
+def read_until(terminal: int, mark: bytes) -> bytes:
+    """What a program writes on its terminal, up to ``mark``, or all of it until the end."""
+    text = b""
+    while not text.endswith(mark):
+        try:
+            text += os.read(terminal, 1)
+        except OSError:  # Linux ends a closed terminal with an error
+            break
+    return text
+
+
+def test_interactive_lines_are_edited_and_recalled(checkpoint: Path, tmp_path: Path) -> None:
+    terminal, slave = pty.openpty()
+    options = ("--interactive", "--max-new-tokens", "0", "--device", "cpu", "--greedy")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "infinito", "generate", str(checkpoint), *options],
+        stdin=slave, stdout=slave, stderr=slave, cwd=ROOT,
+        env={**os.environ, "TERM": "xterm", "HOME": str(tmp_path)},
+    )  # fmt: skip
+    os.close(slave)
+    try:
+        assert b"Ctrl-D ends" in read_until(terminal, b"> ")
+        os.write(terminal, b"ab\x01X\n")  # Ctrl-A: to the start of the line
+        assert b"\r\nXab\r\n" in read_until(terminal, b"> ")
+        os.write(terminal, b"\x1b[A!\n")  # upwards: the line before
+        assert b"\r\nXab!\r\n" in read_until(terminal, b"> ")
+        os.write(terminal, b"\x04")
+        read_until(terminal, b"never written")
+        assert process.wait() == 0
+    finally:
+        process.kill()
+        os.close(terminal)
+    assert not list(tmp_path.iterdir())  # no history is kept on disk
+
+
+def test_interactive_with_its_text_in_a_file(checkpoint: Path) -> None:
+    """Only the mark that asks and the hint are on the terminal, and neither is in the file."""
+    terminal, slave = pty.openpty()
+    options = ("--interactive", "--max-new-tokens", "0", "--device", "cpu", "--greedy")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "infinito", "generate", str(checkpoint), *options],
+        stdin=slave, stdout=subprocess.PIPE, stderr=slave, cwd=ROOT,
+    )  # fmt: skip
+    os.close(slave)
+    assert b"Ctrl-D ends" in read_until(terminal, b"> ")
+    os.write(terminal, "café\n".encode())
+    read_until(terminal, b"> ")
+    os.write(terminal, b"\x04")
+    out, _ = process.communicate()
+    os.close(terminal)
+    assert (process.returncode, out.decode()) == (0, "café\n")
 
 
 @pytest.mark.row("G-08")
