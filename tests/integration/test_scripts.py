@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,31 @@ def test_a_few_kills(tmp_path: Path) -> None:
     assert summary["rounds"] >= 1
     assert summary["files_verified"] > 0
     assert summary["problems"] == []
+
+
+@pytest.mark.parametrize("part", ["attention", "model"])
+def test_setup_builds_again_after_an_edit_of_any_c_source(tmp_path: Path, part: str) -> None:
+    """In a checkout of two C files, with a ``python`` that only tells that it was called."""
+    for name in ("attention", "model"):
+        (tmp_path / "infinito" / name / "csrc").mkdir(parents=True)
+        (tmp_path / "infinito" / name / "csrc" / "part.h").write_text("int x;")
+    for name in ("pyproject.toml", "setup.py", "constraints.txt"):
+        (tmp_path / name).touch()
+    python, calls = tmp_path / ".venv" / "bin" / "python", tmp_path / "calls"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$@" >>"{calls}"\n')
+    python.chmod(0o755)
+    (tmp_path / "scripts").mkdir()
+    setup = shutil.copy(ROOT / "scripts" / "setup", tmp_path / "scripts")
+
+    def installs() -> bool:
+        calls.write_text("")
+        subprocess.run(["bash", setup], check=True, capture_output=True)
+        return "--editable" in calls.read_text()
+
+    assert [installs(), installs()] == [True, False]
+    (tmp_path / "infinito" / part / "csrc" / "part.h").write_text("int y;")
+    assert installs()
 
 
 @pytest.mark.row("S-09")
