@@ -95,6 +95,8 @@ def test_ties_and_a_common_offset(kind: str) -> None:
     assert_matches_reference(tied, kind, "triton", 1e-4)
     q, k = ((t * 2**14).round() / 2**14 + 100 for t in (x.q, x.k))
     assert_matches_reference(on_device(replace(x, q=q, k=k)), kind, "triton", 1e-4)
+    q[:, :, 0], k[:, :, 0] = x.q[:, :, 0], x.k[:, :, 0]  # a first token unlike the others
+    assert_matches_reference(on_device(replace(x, q=q, k=k)), kind, "triton", 1e-4)
     q, k = ((t * 8).round() / 8 + 64 for t in (x.q, x.k))
     far = on_device(replace(x, q=q, k=k), torch.float16)
     assert_matches_reference(far, kind, "triton", TOLERANCE[torch.float16])

@@ -124,26 +124,63 @@ def test_hard_numbers(kind: str, backend: str, change: str) -> None:
     assert_matches_reference(x, kind, backend, 3e-2 if coarse else 1e-4)
 
 
-CAUSAL_ROUTES = [
-    *(pytest.param("cpu", kind, marks=needs_kernel) for kind in ALL_KINDS),
-    *(("chunked", kind) for kind in ALL_KINDS),
-    *(("sdpa", kind) for kind in FUSED),
+CAUSAL_ROUTES = [  # and the number of keys before the first query
+    *(pytest.param("cpu", kind, n, marks=needs_kernel) for kind in ALL_KINDS for n in (0, 3)),
+    *(("chunked", kind, n) for kind in ALL_KINDS for n in (0, 3)),
+    *(("sdpa", kind, 0) for kind in FUSED),
 ]
 
 
-@pytest.mark.parametrize(("backend", "kind"), CAUSAL_ROUTES)
-def test_later_tokens_do_not_change_even_the_rounding(backend: str, kind: str) -> None:
-    """Numbers far from zero: what is taken off them may not come from later keys."""
-    x = make_inputs(queries=20, heads=4, key_heads=2, width=24)
+@pytest.mark.parametrize(("backend", "kind", "earlier"), CAUSAL_ROUTES)
+def test_later_tokens_do_not_change_even_the_rounding(
+    backend: str, kind: str, earlier: int
+) -> None:
+    """Numbers far from zero: what is taken off them may not come from later tokens."""
+    x = make_inputs(queries=20, keys=20 + earlier, heads=4, key_heads=2, width=24)
     x = replace(x, q=3 + x.q / 10, k=3 + x.k / 10)
     with torch.no_grad():
         before = distance_attention(x.q, x.k, x.v, kind, x.lam, backend=backend)
-        for position in (1, 7, 19):
+        for row in (1, 7, 19):
             q, k, v = x.q.clone(), x.k.clone(), x.v.clone()
-            for changed in (q, k, v):
-                changed[:, :, position] = -50.0
+            for changed, place in ((q, row), (k, row + earlier), (v, row + earlier)):
+                changed[:, :, place] = -50.0
             after = distance_attention(q, k, v, kind, x.lam, backend=backend)
-            assert torch.equal(before[:, :, :position], after[:, :, :position])
+            assert torch.equal(before[:, :, :row], after[:, :, :row])
+
+
+OFFSET_ROUTES = [pytest.param("cpu", "l1", marks=needs_kernel), ("sdpa", "l2sq")]
+OFFSET_BOUND = {"l1": lambda r: 3e-6 * r, "l2sq": lambda r: 1e-6 * r**2}  # docs/determinism.md
+
+
+@pytest.mark.parametrize(("outlier", "offset"), [(0, 1e3), (7, 1e3), (1, 1e1), (1, 1e2)])
+@pytest.mark.parametrize(("backend", "kind"), OFFSET_ROUTES)
+def test_an_offset_that_one_token_lacks(
+    backend: str, kind: str, outlier: int, offset: float
+) -> None:
+    """Models often give their first token a key far from all others."""
+    x = make_inputs(queries=70, width=64)
+    q, k = ((t * 2**13).round() / 2**13 + offset for t in (x.q, x.k))  # loses nothing
+    q[:, :, outlier], k[:, :, outlier] = x.q[:, :, outlier], x.k[:, :, outlier]
+    x = replace(x, q=q, k=k)
+    expected, found = outputs(x, kind, "float64")[0], outputs(x, kind, backend)[0]
+    bound = OFFSET_BOUND[kind](offset) if outlier == 1 else 2e-6
+    assert (found - expected).norm() < bound * expected.norm()
+
+
+@needs_kernel
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("factor", [2.0**-90, 2.0**90])
+def test_signs_of_tiny_and_huge_differences(factor: float, isa: str) -> None:
+    """L1 of inputs times a power of two, with lambda divided by it, has the same weights."""
+    if isa not in cpu_kernel.available_isas():
+        pytest.skip(f"this processor has no {isa}")
+    x = make_inputs(queries=70)
+    far = replace(x, q=x.q * factor, k=x.k * factor)
+    with cpu_kernel.forced_isa(isa):
+        expected = outputs(x, "l1", "cpu", scale=0.2)
+        found = outputs(far, "l1", "cpu", scale=0.2 / factor)
+    for power, own, right in zip((0, 1, 1, 0, 0), found, expected, strict=True):
+        torch.testing.assert_close(own * factor**power, right)
 
 
 def test_fused_squared_distance_survives_an_offset() -> None:

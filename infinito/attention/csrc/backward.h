@@ -22,6 +22,7 @@ typedef struct {
     float *packed_keys, *packed_values;              /* (width, KEYS) */
     float *weights, *gradients;                      /* (STRIP_ROWS, KEYS) */
     float *key_sums, *centre, *lambda_sum;           /* lambda_sum: (LANES,) */
+    float largest_query, sign_scale;                 /* of L1; see scale_for_signs */
 } Workspace;
 
 static float *take(float **scratch, int64_t floats) {
@@ -56,7 +57,7 @@ static int64_t lay_out(const Backward *p, Workspace *w, float *scratch) {
 }
 
 /* Rows past the last query get weight zero: their logsumexp is huge. */
-static void load_head(const Workspace *w, int64_t padded_rows) {
+static void load_head(Workspace *w, int64_t padded_rows) {
     const Arguments *a = w->head.a;
     int64_t b = w->head.batch, h = w->head.head, stride = w->stride;
     const float *logsumexp = a->logsumexp + (b * a->heads + h) * a->queries;
@@ -75,6 +76,7 @@ static void load_head(const Workspace *w, int64_t padded_rows) {
         w->delta[i] = dot_row(query, grad_output, stride);
         w->query_sums[i] = load_scored_row(a, &a->query, b, h, i, w->centre, query, stride);
     }
+    w->largest_query = largest_magnitude(w->queries, padded_rows * stride);
 }
 
 /* d(logit)/d(direction of difference_gradient), natural logarithm, times `grad`. */
@@ -172,8 +174,17 @@ INLINE void backward_strip(const int kind, const Workspace *w, int64_t i0, int64
             product_rows(gradients, KEYS, 1, w->keys, stride, keys, ones, grad_queries);
         else
             difference_gradient(kind, w->queries + (i0 + r) * stride, grad_queries, w->keys,
-                                grad_keys, gradients, stride, keys);
+                                grad_keys, gradients, w->sign_scale, stride, keys);
     }
+}
+
+/* Scales the keys by a power of two that raises any difference, unless it is below 2^-126 of the
+ * largest number (or of 1), to 1 or more, and overflows nothing: what vector_sign wants. */
+static void scale_for_signs(Workspace *w) {
+    int64_t floats = KEYS * w->stride;
+    float largest = fmaxf(1.0f, fmaxf(w->largest_query, largest_magnitude(w->keys, floats)));
+    w->sign_scale = ldexpf(1.0f, 126 - ilogbf(largest));
+    for (int64_t d = 0; d < floats; d++) w->keys[d] *= w->sign_scale;
 }
 
 /* All strips of one query head against one key block; returns the block's part of d(lambda). */
@@ -184,8 +195,7 @@ INLINE double backward_block(const int kind, const Backward *p, Workspace *w, in
     load_block(&w->head, first, w->centre, w->stride, w->keys, w->key_sums, w->values,
                w->packed_keys);
     pack_columns(w->values, w->stride, a->width, w->packed_values);
-    if (kind == KIND_L1)
-        for (int64_t d = 0; d < KEYS * w->stride; d++) w->keys[d] *= SIGN_SCALE;
+    if (kind == KIND_L1) scale_for_signs(w);
     int64_t blind = a->causal ? larger(0, first - (a->keys - a->queries)) : 0;
     for (int64_t i = blind / GRADIENT_ROWS * GRADIENT_ROWS; i < a->queries; i += STRIP_ROWS) {
         vector_store(w->lambda_sum, vector_splat(0.0f));

@@ -56,6 +56,13 @@ static void store_row(const Arguments *a, const View *view, int64_t b, int64_t h
     }
 }
 
+static float largest_magnitude(const float *x, int64_t count) {
+    vf largest = vector_splat(0.0f);
+    for (int64_t i = 0; i < count; i += LANES)
+        largest = vector_max(vector_abs(vector_load(x + i)), largest);
+    return vector_reduce_max(largest);
+}
+
 static float dot_row(const float *x, const float *y, int64_t width) {
     vf total = vector_splat(0.0f);
     for (int64_t d = 0; d < width; d += LANES) total += vector_load(x + d) * vector_load(y + d);
@@ -82,8 +89,9 @@ static void project_row(float *gradient, const float *unit, float factor, int64_
  * L1 is translation invariant, so this offset is subtracted from both. centre.py has the rule. */
 static void find_centre(const Arguments *a, int64_t b, int64_t j, float *centre, int64_t stride) {
     float query[MAX_WIDTH];
-    load_row(a, &a->query, b, j * (a->heads / a->key_heads), 0, query, stride);
-    load_row(a, &a->key, b, j, 0, centre, stride);
+    int64_t second = smaller(1, a->keys - 1), row = larger(0, second - (a->keys - a->queries));
+    load_row(a, &a->query, b, j * (a->heads / a->key_heads), row, query, stride);
+    load_row(a, &a->key, b, j, second, centre, stride);
     for (int64_t d = 0; d < stride; d++) {
         float middle = 0.5f * (query[d] + centre[d]), difference = query[d] - centre[d];
         centre[d] = fabsf(middle) * LARGEST_DIFFERENCE > fabsf(difference) ? middle : 0.0f;

@@ -104,22 +104,19 @@ INLINE void product_rows(const float *weights, int64_t row_step, int64_t step, c
     }
 }
 
-/* A power of two by which L1 rows are scaled before their difference is reduced to a sign: any
- * difference that is not zero then reaches 1 (unless it is below 2^-64), and zero stays zero. */
-#define SIGN_SCALE 0x1p64f
-
 /* The gradient of a distance: with t = sign(q - k) for L1 and q - k otherwise,
  * grad_queries[r] += sum_n weights[r][n] t, grad_keys[n] += sum_r weights[r][n] t
  * for GRADIENT_ROWS rows and `count` keys; weights has rows of KEYS. The caller negates grad_keys
- * and scales the keys of L1 by SIGN_SCALE. Differences are taken directly: ties give exactly 0. */
+ * and has scaled the keys of L1 by sign_scale. Differences are taken directly: ties give exactly
+ * 0. */
 INLINE void difference_gradient(const int kind, const float *queries, float *grad_queries,
                                 const float *keys, float *grad_keys, const float *weights,
-                                int64_t stride, int64_t count) {
+                                float sign_scale, int64_t stride, int64_t count) {
     for (int64_t d = 0; d < stride; d += LANES) {
         vf query[GRADIENT_ROWS], total[GRADIENT_ROWS];
         UNROLL for (int r = 0; r < GRADIENT_ROWS; r++) {
             query[r] = vector_load(queries + r * stride + d);
-            if (kind == KIND_L1) query[r] *= SIGN_SCALE;
+            if (kind == KIND_L1) query[r] *= sign_scale;
             total[r] = vector_load(grad_queries + r * stride + d);
         }
         for (int64_t n = 0; n < count; n++) {

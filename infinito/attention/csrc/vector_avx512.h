@@ -24,7 +24,7 @@ INLINE vf vector_exp2(vf x) {
     return _mm512_scalef_ps(vector_exp2_fraction(x - whole), whole);
 }
 
-/* The sign of a difference of rows scaled by SIGN_SCALE: the smaller magnitude of x and 1 with the
+/* The sign of a difference of rows scaled by sign_scale: the smaller magnitude of x and 1 with the
  * sign of x, in one instruction that competes with neither add nor fma. */
 INLINE vf vector_sign(vf x) { return _mm512_range_ps(x, vector_splat(1.0f), 2); }
 
