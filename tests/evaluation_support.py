@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from infinito.config.schema import ModelConfig, TokenizerConfig
+from infinito.config.schema import Config, DataConfig, ModelConfig, TokenizerConfig
 from infinito.data.token_store import TokenStore
 from infinito.data.tokenizer import Tokenizer, train_tokenizer
+from infinito.load import LoadedModel
 from infinito.model.transformer import Transformer
 
 
@@ -38,3 +40,9 @@ def store_of(documents: list[str], tokenizer: Tokenizer) -> TokenStore:
         n_unknown=0,
         text_sha256="0" * 64,
     )
+
+
+def loaded_tiny(**hashes: str) -> LoadedModel:
+    """A tiny model as a checkpoint of step 40 gives it; ``hashes`` of the texts it knew."""
+    config = Config(data=DataConfig(source="python-docs"))
+    return LoadedModel(tiny_model(), byte_tokenizer(), config, 40, Path("run/best.pt"), hashes)

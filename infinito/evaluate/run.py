@@ -25,7 +25,12 @@ class EvaluationOptions:
 
 
 def evaluate(
-    loaded: LoadedModel, store: TokenStore, split: str, corpus: str, request: EvaluationOptions
+    loaded: LoadedModel,
+    store: TokenStore,
+    split: str,
+    corpus: str,
+    request: EvaluationOptions,
+    is_wikitext: bool = False,
 ) -> Report:
     """Test the model for leaks, then score ``store``.
 
@@ -35,6 +40,7 @@ def evaluate(
         split: name of the split, or ``text`` for a file of the user's.
         corpus: name of the corpus, or the file.
         request: how.
+        is_wikitext: the source of the text is WikiText-2; what a corpus is called proves nothing.
 
     Raises:
         InfinitoError: as :func:`check_causality` and :func:`score` say.
@@ -48,7 +54,6 @@ def evaluate(
         loaded.model, store, loaded.tokenizer,
         context=context, stride=stride, batch_size=batch_size,
     )  # fmt: skip
-    is_wikitext = "wikitext" in corpus
     subject = Subject(loaded.model, loaded.tokenizer, store, result, batch_size, is_wikitext)
     figures = all_conventions(subject) if request.all_conventions else []
     return Report(

@@ -34,6 +34,16 @@ def sliding_windows(begin: int, end: int, context: int, stride: int) -> Iterator
         yield window
 
 
+def rolling_windows(begin: int, end: int, context: int) -> Iterator[Window]:
+    """Windows over [begin, end) that score ``context`` tokens each; the last may score fewer.
+
+    It then begins earlier instead, as in lm-evaluation-harness, so that it reads as many.
+    """
+    for scored_from in range(begin, end, context):
+        stop = min(scored_from + context, end)
+        yield Window(max(begin, stop - context), stop, scored_from)
+
+
 def document_windows(
     starts: Sequence[int], length: int, context: int, stride: int
 ) -> Iterator[Window]:

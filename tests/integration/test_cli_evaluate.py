@@ -79,6 +79,26 @@ def test_other_texts_and_other_splits(
     assert "not the one this checkpoint knew" in changed["warnings"][0]
 
 
+def test_the_source_and_no_path_says_what_wikitext_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for split in ("train", "valid"):
+        write_text(folder / f"{split}.txt", paragraphs=12)
+    settings = tiny_settings(tmp_path)
+    settings["data"] = {"path": str(folder), "sequence_length": 16}
+    Trainer(config_from_plain(settings, "test")).save(tmp_path / "model.pt")
+    monkeypatch.chdir(tmp_path)
+    folder.rename("wikitext-2")
+    read = ("evaluate", "model.pt", "--all-conventions")
+    for text in ("wikitext-2", "wikitext-2/valid.txt"):
+        assert main([*read, "--text", text]) == 0
+        assert "detokenised" not in capsys.readouterr().out
+    assert main([*read, "--set", "data.path=wikitext-2"]) == 0
+    assert "pages alone, detokenised (lm-eval wikitext)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

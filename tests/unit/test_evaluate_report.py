@@ -5,30 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from infinito.config.schema import Config, DataConfig
 from infinito.evaluate.detokenise import detokenise_wikitext
 from infinito.evaluate.perplexity import perplexity
 from infinito.evaluate.run import EvaluationOptions, evaluate
-from infinito.load import LoadedModel
-from tests.evaluation_support import byte_tokenizer, store_of, tiny_model
+from tests.evaluation_support import byte_tokenizer, loaded_tiny, store_of
 
 TOKENIZER = byte_tokenizer()
 DOCUMENTS = [f" = Page {n} = \n \n It was @-@ it seems - number {n} , again .\n" for n in range(6)]
 STORE = store_of(DOCUMENTS, TOKENIZER)
 
 
-def loaded(**hashes: str) -> LoadedModel:
-    config = Config(data=DataConfig(source="python-docs"))
-    return LoadedModel(tiny_model(), TOKENIZER, config, 40, Path("run/best.pt"), hashes)
-
-
 def test_text_and_document_agree() -> None:
-    report = evaluate(loaded(), STORE, "valid", "python-docs", EvaluationOptions())
+    report = evaluate(loaded_tiny(), STORE, "valid", "python-docs", EvaluationOptions())
     plain, text = report.to_plain(), report.to_text()
     labels = {
         "loss": "loss", "token_perplexity": "token perplexity",
@@ -45,7 +37,7 @@ def test_text_and_document_agree() -> None:
 
 
 def test_closed_vocabularies_are_named() -> None:
-    report = evaluate(loaded(), STORE, "valid", "python-docs", EvaluationOptions())
+    report = evaluate(loaded_tiny(), STORE, "valid", "python-docs", EvaluationOptions())
     closed = dataclasses.replace(report, tokenizer_kind="word", vocab_size=33278)
     assert "AWD-LSTM convention, closed vocabulary of 33278 words" in closed.to_text()
 
@@ -59,29 +51,31 @@ def test_closed_vocabularies_are_named() -> None:
     ],
 )
 def test_warnings_about_the_text(hashes: dict[str, str], words: str | None) -> None:
-    warnings = evaluate(loaded(**hashes), STORE, "valid", "x", EvaluationOptions()).warnings
+    warnings = evaluate(loaded_tiny(**hashes), STORE, "valid", "x", EvaluationOptions()).warnings
     assert (words is None and not warnings) or (words is not None and words in warnings[0])
 
 
 def test_wonderful_perplexity_on_wikitext_is_called_a_leak() -> None:
     many = dataclasses.replace(STORE, n_words=10**6)
-    report = evaluate(loaded(), many, "test", "wikitext-2", EvaluationOptions())
+    report = evaluate(loaded_tiny(), many, "test", "wikitext-2", EvaluationOptions(), True)
     assert report.score.word_perplexity < 20
     assert "a leak, not a success" in report.to_text()
-    assert not evaluate(loaded(), many, "test", "python-docs", EvaluationOptions()).warnings
-    assert not evaluate(loaded(), STORE, "test", "wikitext-2", EvaluationOptions()).warnings
+    assert not evaluate(loaded_tiny(), many, "text", "wikitext-2", EvaluationOptions()).warnings
+    assert not evaluate(
+        loaded_tiny(), STORE, "test", "wikitext-2", EvaluationOptions(), True
+    ).warnings
 
 
 def test_numbers_beyond_floats_become_null() -> None:
     none = dataclasses.replace(STORE, n_words=0)
-    plain = evaluate(loaded(), none, "valid", "x", EvaluationOptions()).to_plain()
+    plain = evaluate(loaded_tiny(), none, "valid", "x", EvaluationOptions()).to_plain()
     assert plain["word_perplexity"] is None
     assert plain["word_perplexity_interval"] is not None
 
 
 def test_all_conventions_are_those_of_a_plain_computation() -> None:
     request = EvaluationOptions(context=8, stride=8, all_conventions=True)
-    report = evaluate(loaded(), STORE, "valid", "wikitext-2", request)
+    report = evaluate(loaded_tiny(), STORE, "valid", "wikitext-2", request, True)
     figures = report.to_plain()["conventions"]
     score = report.score
     assert figures["word_perplexity_no_overlap"] == pytest.approx(score.word_perplexity, rel=1e-6)
@@ -94,16 +88,6 @@ def test_all_conventions_are_those_of_a_plain_computation() -> None:
     assert figures["lm_eval_byte_perplexity"] == pytest.approx(math.exp(nats / STORE.n_bytes))
     assert all(f"{value:.4f}" in report.to_text() for value in figures.values())
     assert np.isfinite(list(figures.values())).all()
-
-
-def test_lm_eval_figures_score_the_detokenised_page_alone() -> None:
-    request = EvaluationOptions(context=8, all_conventions=True)
-    one = evaluate(loaded(), store_of(DOCUMENTS[:1], TOKENIZER), "valid", "wikitext-2", request)
-    page = store_of([detokenise_wikitext(DOCUMENTS[0])], TOKENIZER)
-    alone = evaluate(loaded(), page, "valid", "x", EvaluationOptions(context=8, stride=8)).score
-    nats = alone.nll_total - float(alone.token_nll[-1])  # the separator is no part of a page
-    bits = nats / math.log(2) / len(DOCUMENTS[0].encode())
-    assert one.to_plain()["conventions"]["lm_eval_bits_per_byte"] == pytest.approx(bits, rel=1e-5)
 
 
 def test_detokenising_gives_prose() -> None:
