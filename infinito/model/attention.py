@@ -11,36 +11,46 @@ from infinito.attention import distance_attention
 from infinito.attention.dot import fused_dot_attention
 from infinito.config.schema import ModelConfig
 from infinito.model.key_value_cache import KeyValueCache
-from infinito.model.layers import RMSNorm
+from infinito.model.layers import Linear, RMSNorm
 from infinito.model.position import RotaryTable, alibi_slopes, rotate
+from infinito.model.roles import DeclaresRoles, Role
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(nn.Module, DeclaresRoles):
     """Causal attention over the tokens read so far (Vaswani et al. 2017).
 
     The score of a key is lambda_h times the scaled dot product, or minus lambda_h times a scaled
     distance. lambda_h = exp(log_lambda_h) is positive, one a head, float32, without weight decay.
     """
 
-    def __init__(self, config: ModelConfig, layer: int, rotary: RotaryTable | None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        layer: int,
+        rotary: RotaryTable | None,
+        *,
+        bias: bool = False,
+        n_lambdas: int | None = None,
+    ) -> None:
         super().__init__()
+        self.roles = {"log_lambda": Role.SCALAR}
         width, self.d_head = config.d_model, config.d_head
         kv_width = config.resolved_kv_heads * config.d_head
         self.layer = layer
         self.rotary = rotary
         self.kind, self.backend = config.attention.kind, config.attention.backend
-        self.n_heads, double = config.n_heads, config.block == "double"
-        self.query = nn.Linear(width, width, bias=double)
-        self.key = nn.Linear(width, kv_width, bias=double)
-        self.value = nn.Linear(width, kv_width, bias=double)
-        self.output = nn.Linear(width, width, bias=double)
+        self.n_heads = config.n_heads
+        self.query = Linear(width, width, bias=bias)
+        self.key = Linear(width, kv_width, bias=bias)
+        self.value = Linear(width, kv_width, bias=bias)
+        self.output = Linear(width, width, bias=bias, depth=2 * config.n_layers)
         self.query_norm = RMSNorm(self.d_head) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(self.d_head) if config.qk_norm else nn.Identity()
         dropout = config.attention_dropout
         self.dropout = config.dropout if dropout is None else dropout
         self.lambda_init = config.attention.lambda_init
         self.log_lambda = (
-            nn.Parameter(torch.full((config.n_lambdas,), math.log(self.lambda_init)))
+            nn.Parameter(torch.full((n_lambdas or self.n_heads,), math.log(self.lambda_init)))
             if config.attention.has_lambda
             else None
         )

@@ -16,31 +16,24 @@ from torch import Tensor
 
 from infinito.attention import native
 from infinito.errors import ResourceError
+from infinito.model.attention import SelfAttention
 from infinito.model.key_value_cache import KeyValueCache
-from infinito.model.transformer import Block, Transformer
+from infinito.model.transformer import Transformer
 
 _VERSION = 1
 _LIBRARY = Path(__file__).parent / "libdecode.so"
 _ACTIVATIONS = ("relu2", "gelu", "swiglu")
 _LAYER = {
-    "attention_norm": "attention_norm.weight",
-    "query": "attention.query.weight",
-    "key": "attention.key.weight",
-    "value": "attention.value.weight",
-    "query_norm": "attention.query_norm.weight",
-    "key_norm": "attention.key_norm.weight",
-    "output": "attention.output.weight",
-    "feed_forward_norm": "feed_forward_norm.weight",
-    "up": "feed_forward.up.weight",
-    "gate": "feed_forward.gate.weight",
-    "down": "feed_forward.down.weight",
+    path.rpartition(".")[2]: f"{path}.weight"
+    for path in (
+        *("attention_norm", "attention.query", "attention.key", "attention.value"),
+        *("attention.query_norm", "attention.key_norm", "attention.output"),
+        *("feed_forward_norm", "feed_forward.up", "feed_forward.gate", "feed_forward.down"),
+    )
 }
 _MODEL = {
-    "embedding": "embedding.weight",
-    "embedding_norm": "embedding_norm.weight",
-    "positions": "positions.weight",
-    "final_norm": "final_norm.weight",
-    "head": "head.weight",
+    name: f"{name}.weight"
+    for name in ("embedding", "embedding_norm", "positions", "final_norm", "head")
 }
 
 
@@ -192,9 +185,8 @@ class DecodeStep:
         return layers
 
     def _add_positions(self, model: Transformer) -> None:
-        block = model.blocks[0]  # all blocks share the table, and have equal slopes
-        assert isinstance(block, Block)
-        attention = block.attention
+        # All blocks share the table of rotations, and have equal slopes.
+        attention = next(m for m in model.modules() if isinstance(m, SelfAttention))
         if attention.rotary is not None:
             cosines, sines = attention.rotary.rows(0, self._limit, torch.device("cpu"))
             self._arguments.cosines, self._arguments.sines = cosines.data_ptr(), sines.data_ptr()

@@ -1,4 +1,4 @@
-"""The small parts of a block: normalisation, dropout, feed-forward.
+"""The small parts of the model: dropout, linear maps and tables, normalisation, feed-forward.
 
 Shape legend of this package: B batch, T query positions, S key positions, H query heads,
 K key/value heads, D head width, C model width, F feed-forward width, V vocabulary.
@@ -11,20 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infinito.config.schema import ModelConfig
+from infinito.model.roles import DeclaresRoles, Role
 
 _LEVELS = 1 << 16
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square normalisation over the last axis with a gain (Zhang & Sennrich 2019)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., width) in x's dtype."""
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), eps=1e-6)
 
 
 def keep_mask(shape: torch.Size, probability: float, device: torch.device) -> Tensor:
@@ -83,6 +72,72 @@ class Dropout(nn.Module):
         return dropout(x, self.probability, self.training)
 
 
+class Linear(nn.Linear, DeclaresRoles):
+    """x W^T + b: W from N(0, 1/fan_in), over sqrt(``depth``) where as many are added up; b 0.
+
+    That scaling is GPT-2's (Radford et al. 2019): the variance of the residual stream then does
+    not grow with the number of branches added to it.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        bias: bool = False,
+        depth: int = 1,
+        role: Role = Role.MATRIX,
+    ) -> None:
+        super().__init__(inputs, outputs, bias)
+        self.roles = {"weight": role, "bias": Role.BIAS}
+        self.deviation = inputs**-0.5 / depth**0.5
+
+    def matrix(self) -> Tensor:
+        """The weights (outputs, inputs), for who multiplies by them in a way of his own."""
+        return self.weight
+
+
+class Embedding(nn.Embedding, DeclaresRoles):
+    """A row a token or position, from N(0, 0.02^2).
+
+    While training, whole rows are zeroed with probability ``row_dropout`` (Gal & Ghahramani 2016).
+    """
+
+    def __init__(self, rows: int, width: int, row_dropout: float = 0.0) -> None:
+        super().__init__(rows, width)
+        self.roles = {"weight": Role.TABLE}
+        self.deviation = 0.02
+        self.row_dropout = row_dropout
+
+    def reset_parameters(self) -> None:
+        """Torch's own draws, replaced by ``initialise``: a seed goes on meaning what it did."""
+        if not self.weight.is_meta:  # normal_ there imports all of torch.compile: 2 s
+            super().reset_parameters()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Numbers of rows (...) int64 -> (..., width)."""
+        table = self.matrix()
+        if self.training and self.row_dropout:
+            table = table * dropout(table.new_ones(len(table), 1), self.row_dropout, True)
+        return F.embedding(rows, table)
+
+    def matrix(self) -> Tensor:
+        """The rows (rows, width), dropout aside."""
+        return self.weight
+
+
+class RMSNorm(nn.Module, DeclaresRoles):
+    """Root-mean-square normalisation over the last axis with a gain (Zhang & Sennrich 2019)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.roles = {"weight": Role.GAIN}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width) in x's dtype."""
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), eps=1e-6)
+
+
 class _SquaredReLU(torch.autograd.Function):
     """relu(x)^2, whose derivative 2 relu(x) needs no second look at x's sign (So et al. 2021)."""
 
@@ -101,13 +156,12 @@ class _SquaredReLU(torch.autograd.Function):
 class FeedForward(nn.Module):
     """Position-wise network: C -> F -> C, or gated for SwiGLU (Shazeer 2020)."""
 
-    def __init__(self, config: ModelConfig, hidden: int) -> None:
+    def __init__(self, config: ModelConfig, hidden: int, bias: bool = False) -> None:
         super().__init__()
-        width, bias = config.d_model, config.block == "double"
-        self.activation = config.activation
-        self.up = nn.Linear(width, hidden, bias=bias)
-        self.gate = nn.Linear(width, hidden, bias=bias) if self.activation == "swiglu" else None
-        self.down = nn.Linear(hidden, width, bias=bias)
+        width, self.activation = config.d_model, config.activation
+        self.up = Linear(width, hidden, bias=bias)
+        self.gate = Linear(width, hidden, bias=bias) if self.activation == "swiglu" else None
+        self.down = Linear(hidden, width, bias=bias, depth=2 * config.n_layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -120,3 +174,12 @@ class FeedForward(nn.Module):
             hidden = F.gelu(hidden, approximate="tanh")
         output: Tensor = self.down(hidden)
         return output
+
+
+def initialise(model: nn.Module) -> None:
+    """Draw the first weights of all linear maps and tables, in the order of the modules."""
+    for module in model.modules():
+        if isinstance(module, Linear | Embedding) and not module.weight.is_meta:
+            nn.init.normal_(module.weight, std=module.deviation)
+            if isinstance(module, Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -14,51 +14,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from infinito.config.schema import ModelConfig
-from infinito.model.attention import SelfAttention
+from infinito.model.block import Block
 from infinito.model.key_value_cache import KeyValueCache
-from infinito.model.layers import Dropout, FeedForward, RMSNorm, dropout
+from infinito.model.layers import Dropout, Embedding, Linear, initialise
+from infinito.model.legacy import DoubleBlock
 from infinito.model.loss import summed_cross_entropy, token_cross_entropy
 from infinito.model.position import RotaryTable
-
-
-class Block(nn.Module):
-    """One layer: attention, then feed-forward, each added to the residual stream."""
-
-    def __init__(self, config: ModelConfig, layer: int, rotary: RotaryTable | None) -> None:
-        super().__init__()
-        probability = config.residual_dropout
-        self.attention_norm: nn.Module = RMSNorm(config.d_model)
-        self.attention = SelfAttention(config, layer, rotary)
-        self.feed_forward_norm: nn.Module = RMSNorm(config.d_model)
-        self.feed_forward = FeedForward(config, config.resolved_d_ff)
-        self.dropout = Dropout(config.dropout if probability is None else probability)
-
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), cache))
-        output: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        return output
-
-
-class DoubleBlock(Block):
-    """The layer of TruthGPT, for its published parameter counts: LayerNorms, biases, and a second
-    feed-forward network behind the first.
-    """
-
-    def __init__(self, config: ModelConfig, layer: int, rotary: RotaryTable | None) -> None:
-        super().__init__(config, layer, rotary)
-        assert config.second_d_ff is not None  # the schema's rule for double blocks
-        self.attention_norm = nn.LayerNorm(config.d_model)
-        self.feed_forward_norm = nn.LayerNorm(config.d_model)
-        self.second_feed_forward_norm = nn.LayerNorm(config.d_model)
-        self.second_feed_forward = FeedForward(config, config.second_d_ff)
-
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        x = super().forward(x, cache)
-        second = self.second_feed_forward(self.second_feed_forward_norm(x))
-        output: Tensor = x + self.dropout(second)
-        return output
+from infinito.model.roles import Role
 
 
 class Transformer(nn.Module):
@@ -75,26 +37,23 @@ class Transformer(nn.Module):
         self.max_positions = max_positions
         self.checkpoint_activations = False
         rotary = RotaryTable(config.d_head) if config.resolved_position == "rope" else None
-        self.embedding = nn.Embedding(vocab_size, config.d_model)
-        double = config.block == "double"
+        block = DoubleBlock if config.block == "double" else Block
+        width, probability = config.d_model, config.input_dropout
+        self.embedding = Embedding(vocab_size, width, config.word_dropout)
         self.positions = (
-            nn.Embedding(config.learned_positions or max_positions, config.d_model)
+            Embedding(config.learned_positions or max_positions, width)
             if config.resolved_position == "learned"
             else None
         )
-        self.embedding_norm = nn.Identity() if double else RMSNorm(config.d_model)
-        probability = config.input_dropout
+        self.embedding_norm = block.first_norm(width)
         self.input_dropout = Dropout(config.dropout if probability is None else probability)
-        block = DoubleBlock if double else Block
         self.blocks = nn.ModuleList(
             block(config, layer, rotary) for layer in range(config.n_layers)
         )
-        self.final_norm = nn.LayerNorm(config.d_model) if double else RMSNorm(config.d_model)
+        self.final_norm = block.final_norm(width)
         self.output_dropout = Dropout(config.output_dropout)
-        self.head = (
-            None if config.tie_embeddings else nn.Linear(config.d_model, vocab_size, bias=False)
-        )
-        self._initialise()
+        self.head = None if config.tie_embeddings else Linear(width, vocab_size, role=Role.TABLE)
+        initialise(self)
 
     def hidden(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Final states (B, T, C) of ids (B, T) int64, which follow the tokens of a cache."""
@@ -128,39 +87,12 @@ class Transformer(nn.Module):
     @property
     def output_weight(self) -> Tensor:
         """The matrix (V, C) that turns final states into logits."""
-        return self.embedding.weight if self.head is None else self.head.weight
+        return (self.head or self.embedding).matrix()
 
     def _embed(self, tokens: Tensor, start: int) -> Tensor:
-        x = F.embedding(tokens, self._embedding_matrix())
+        x = self.embedding(tokens)
         if self.positions is not None:
-            x = x + self.positions.weight[start : start + tokens.shape[1]]
+            x = x + self.positions.matrix()[start : start + tokens.shape[1]]
         # Tied weights must be small for the logits; the norm gives the residual stream unit scale.
         embedded: Tensor = self.input_dropout(self.embedding_norm(x))
         return embedded
-
-    def _embedding_matrix(self) -> Tensor:
-        """The embedding, whole words dropped while training (Gal & Ghahramani 2016)."""
-        weight = self.embedding.weight
-        if not self.training or self.config.word_dropout == 0.0:
-            return weight
-        kept = dropout(weight.new_ones(self.vocab_size, 1), self.config.word_dropout, True)
-        return weight * kept
-
-    def _initialise(self) -> None:
-        """Matrices N(0, 1/fan_in); those that write to the residual stream also / sqrt(2 L);
-        biases 0.
-
-        The depth scaling is that of GPT-2 (Radford et al. 2019): the stream's variance then does
-        not grow with the number of branches added to it.
-        """
-        for name, parameter in self.named_parameters():
-            if name.endswith(".bias"):
-                nn.init.zeros_(parameter)
-            if parameter.ndim < 2:
-                continue
-            deviation = (
-                0.02 if "embedding" in name or "positions" in name else parameter.shape[1] ** -0.5
-            )
-            if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
-                deviation /= (2 * self.config.n_layers) ** 0.5
-            nn.init.normal_(parameter, std=deviation)

@@ -1,0 +1,41 @@
+"""One layer of the transformer."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from infinito.config.schema import ModelConfig
+from infinito.model.attention import SelfAttention
+from infinito.model.key_value_cache import KeyValueCache
+from infinito.model.layers import Dropout, FeedForward, RMSNorm
+from infinito.model.position import RotaryTable
+
+
+def build_feed_forward(config: ModelConfig, layer: int) -> nn.Module:
+    """The feed-forward network (B, T, C) -> (B, T, C) of block number ``layer``."""
+    return FeedForward(config, config.resolved_d_ff)
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each added to the residual stream."""
+
+    #: The normalisations of a model of such blocks: on its embeddings, and behind the last block.
+    first_norm: ClassVar[type[nn.Module]] = RMSNorm
+    final_norm: ClassVar[type[nn.Module]] = RMSNorm
+
+    def __init__(self, config: ModelConfig, layer: int, rotary: RotaryTable | None) -> None:
+        super().__init__()
+        probability = config.residual_dropout
+        self.attention_norm: nn.Module = RMSNorm(config.d_model)
+        self.attention = SelfAttention(config, layer, rotary)
+        self.feed_forward_norm: nn.Module = RMSNorm(config.d_model)
+        self.feed_forward = build_feed_forward(config, layer)
+        self.dropout = Dropout(config.dropout if probability is None else probability)
+
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), cache))
+        output: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return output

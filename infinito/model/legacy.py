@@ -1,0 +1,44 @@
+"""The layer of TruthGPT, kept for its published parameter counts (``model.block: double``)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from infinito.config.schema import ModelConfig
+from infinito.model.attention import SelfAttention
+from infinito.model.block import Block
+from infinito.model.key_value_cache import KeyValueCache
+from infinito.model.layers import Dropout, FeedForward
+from infinito.model.position import RotaryTable
+from infinito.model.roles import DeclaresRoles, Role
+
+
+class _LayerNorm(nn.LayerNorm, DeclaresRoles):
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.roles = {"weight": Role.GAIN, "bias": Role.GAIN}
+
+
+class DoubleBlock(Block):
+    """LayerNorms, biases, one lambda in all, a second feed-forward network behind the first."""
+
+    first_norm, final_norm = nn.Identity, _LayerNorm
+
+    def __init__(self, config: ModelConfig, layer: int, rotary: RotaryTable | None) -> None:
+        nn.Module.__init__(self)
+        assert config.second_d_ff is not None  # the schema's rule for double blocks
+        probability = config.residual_dropout
+        self.attention_norm = _LayerNorm(config.d_model)
+        self.attention = SelfAttention(config, layer, rotary, bias=True, n_lambdas=1)
+        self.feed_forward_norm = _LayerNorm(config.d_model)
+        self.feed_forward = FeedForward(config, config.resolved_d_ff, bias=True)
+        self.dropout = Dropout(config.dropout if probability is None else probability)
+        self.second_feed_forward_norm = _LayerNorm(config.d_model)
+        self.second_feed_forward = FeedForward(config, config.second_d_ff, bias=True)
+
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = super().forward(x, cache)
+        second = self.second_feed_forward(self.second_feed_forward_norm(x))
+        output: Tensor = x + self.dropout(second)
+        return output
