@@ -216,11 +216,6 @@ class ModelConfig(Section):
         return self.d_model // self.n_heads
 
     @property
-    def n_lambdas(self) -> int:
-        """Lambdas of a layer that learns them: one a head, or one in all for a double block."""
-        return 1 if self.block == "double" else self.n_heads
-
-    @property
     def resolved_position(self) -> str:
         """Position information in force."""
         if self.position is not None:

@@ -1,14 +1,20 @@
-"""Parameters, FLOPs and memory of a model, counted from its config alone. No model is built.
+"""Parameters and FLOPs of a model, from its config alone: its shapes are made, without memory.
 
-B batch, T positions, C model width, F feed-forward width, H heads, K key/value heads, D head
-width, V vocabulary, L layers. A matrix product of (m, k) and (k, n) is 2 m k n FLOPs.
+A matrix product of (m, k) and (k, n) is 2 m k n FLOPs.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
+import torch
+from torch import nn
+
 from infinito.config.schema import ModelConfig
+from infinito.model.attention import SelfAttention
+from infinito.model.roles import Role, declared_parameters
+from infinito.model.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -30,50 +36,38 @@ class ParameterCount:
         return self.embedding + self.positions + inner + self.head
 
 
-def _attention_parameters(config: ModelConfig) -> int:
-    """Query, key, value and output matrices of one layer."""
-    kv_width = config.resolved_kv_heads * config.d_head
-    return 2 * config.d_model**2 + 2 * config.d_model * kv_width
-
-
-def _feed_forward_parameters(config: ModelConfig) -> int:
-    """Matrices of one layer's feed-forward networks."""
-    matrices = 3 if config.activation == "swiglu" else 2
-    return matrices * config.d_model * (config.resolved_d_ff + (config.second_d_ff or 0))
-
-
-def _biases(config: ModelConfig) -> tuple[int, int]:
-    """Biases of one layer's attention and feed-forward networks; only double blocks have them."""
-    if config.block != "double":
-        return 0, 0
-    kv_width = config.resolved_kv_heads * config.d_head
-    hidden = config.resolved_d_ff + (config.second_d_ff or 0)
-    inner = 2 if config.activation == "swiglu" else 1
-    return 2 * (config.d_model + kv_width), inner * hidden + 2 * config.d_model
-
-
-def _norms(config: ModelConfig) -> int:
-    """Gains of all layers and of the model's ends; LayerNorms have a bias too."""
-    of_heads = 2 * config.d_head if config.qk_norm else 0
-    if config.block == "double":
-        return 2 * config.d_model * (3 * config.n_layers + 1) + config.n_layers * of_heads
-    return 2 * config.d_model * (config.n_layers + 1) + config.n_layers * of_heads
-
-
 def count_parameters(config: ModelConfig, vocab_size: int, max_positions: int) -> ParameterCount:
     """Count the parameters of ``Transformer(config, vocab_size, max_positions)``."""
-    width, layers = config.d_model, config.n_layers
-    attention_biases, feed_forward_biases = _biases(config)
-    rows = config.learned_positions or max_positions
+    model = _without_memory(config, vocab_size, max_positions)
+    whole, attention = _numbers(model), _numbers(*_attentions(model))
+    projections = attention[Role.MATRIX] + attention[Role.BIAS]
     return ParameterCount(
-        embedding=vocab_size * width,
-        positions=rows * width if config.resolved_position == "learned" else 0,
-        attention=layers * (_attention_parameters(config) + attention_biases),
-        feed_forward=layers * (_feed_forward_parameters(config) + feed_forward_biases),
-        norms=_norms(config),
-        lambdas=layers * config.n_lambdas if config.attention.has_lambda else 0,
-        head=0 if config.tie_embeddings else vocab_size * width,
+        embedding=_numbers(model.embedding).total(),
+        positions=_numbers(model.positions).total(),
+        attention=projections,
+        feed_forward=whole[Role.MATRIX] + whole[Role.BIAS] - projections,
+        norms=whole[Role.GAIN],
+        lambdas=whole[Role.SCALAR],
+        head=_numbers(model.head).total(),
     )
+
+
+def _without_memory(config: ModelConfig, vocab_size: int, max_positions: int) -> Transformer:
+    with torch.device("meta"):
+        return Transformer(config, vocab_size, max_positions)
+
+
+def _attentions(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, SelfAttention)]
+
+
+def _numbers(*modules: nn.Module | None) -> Counter[Role]:
+    """How many numbers the modules have of each role."""
+    found: Counter[Role] = Counter()
+    for module in filter(None, modules):
+        for _, parameter, role in declared_parameters(module):
+            found[role] += parameter.numel()
+    return found
 
 
 @dataclass(frozen=True)
@@ -106,10 +100,11 @@ class FlopCount:
 
 def count_flops(config: ModelConfig, vocab_size: int, batch: int, sequence: int) -> FlopCount:
     """Count the FLOPs of a forward pass over (batch, sequence) tokens, loss included."""
-    tokens, layers = batch * sequence, config.n_layers
+    model, tokens = _without_memory(config, vocab_size, sequence), batch * sequence
+    projections = _numbers(*_attentions(model))[Role.MATRIX]
     return FlopCount(
-        projections=2 * tokens * layers * _attention_parameters(config),
-        attention=4 * tokens * sequence * config.d_model * layers,
-        feed_forward=2 * tokens * layers * _feed_forward_parameters(config),
+        projections=2 * tokens * projections,
+        attention=4 * tokens * sequence * config.d_model * config.n_layers,
+        feed_forward=2 * tokens * (_numbers(model)[Role.MATRIX] - projections),
         head=2 * tokens * vocab_size * config.d_model,
     )
