@@ -63,10 +63,12 @@ def _file_text(name: str) -> str:
 
 
 def _decoded(content: bytes, place: str) -> str:
+    from infinito.data.text import not_utf8
+
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{place} is not UTF-8 at byte {error.start}", "give UTF-8 text") from error
+        raise not_utf8(place, error.start, content) from error
 
 
 def _typed_lines() -> Iterator[str]:

@@ -38,7 +38,7 @@ _FORMATS = (
     (b"II*\0", b"", "a TIFF image"),
     (b"MM\0*", b"", "a TIFF image"),
     (b"RIFF", b"WEBP", "a WebP image"),
-    (b"\x1f\x8b", b"", "compressed with gzip (and its name does not end in .gz)"),
+    (b"\x1f\x8b", b"", "compressed with gzip (a name ending in .gz says so)"),
     (b"BZh", b"", "compressed with bzip2"),
     (b"\xfd7zXZ", b"", "compressed with xz"),
     (b"\x28\xb5\x2f\xfd", b"", "compressed with zstd"),
@@ -145,31 +145,31 @@ def _decode(chunks: Iterable[bytes], path: Path) -> Iterator[str]:
         try:
             text = decoder.decode(chunk)
         except UnicodeDecodeError as error:
-            raise _not_utf8(path, consumed - waiting + error.start, head) from error
+            raise not_utf8(path, consumed - waiting + error.start, head) from error
         consumed += len(chunk)
         if number == 0:
             if head.startswith(_NEVER_TEXT):
-                raise _not_utf8(path, 0, head)
+                raise not_utf8(path, 0, head)
             text = text.removeprefix("\ufeff")
         yield newlines.decode(text)
     waiting = len(decoder.getstate()[0])
     if waiting:
-        raise _not_utf8(path, consumed - waiting, head)
+        raise not_utf8(path, consumed - waiting, head)
     yield newlines.decode("", final=True)
 
 
-def _not_utf8(path: Path, offset: int, head: bytes) -> DataError:
-    """The error for a file whose byte at ``offset`` is no text, by what its first chunk tells."""
+def not_utf8(place: Path | str, offset: int, head: bytes) -> DataError:
+    """The error for a file whose byte at ``offset`` is no text, by what ``head`` of it tells."""
     for beginning, mark, name in _FORMATS:
         if head.startswith(beginning) and mark in head:
-            return NotTextError(f"{path} is {name}, not text", _NO_TEXT_REMEDY)
+            return NotTextError(f"{place} is {name}, not text", _NO_TEXT_REMEDY)
     utf16 = head.startswith(_UTF16_MARKS)
     if b"\0" in head and not utf16:
         return NotTextError(
-            f"{path} is a binary file, not text: bad byte at offset {offset}", _NO_TEXT_REMEDY
+            f"{place} is a binary file, not text: bad byte at offset {offset}", _NO_TEXT_REMEDY
         )
     guess = "; it looks like UTF-16" if utf16 else ""
     return DataError(
-        f"{path} is not UTF-8 text: bad byte at offset {offset}{guess}",
+        f"{place} is not UTF-8 text: bad byte at offset {offset}{guess}",
         "convert it to UTF-8, for example with iconv, or leave the file out",
     )

@@ -267,7 +267,10 @@ def test_prompt_file(generate: Generate, tmp_path: Path) -> None:
     )
     file.write_bytes(b"ok \xff")
     outcome = generate("--prompt-file", str(file), prompt=None)
-    assert (outcome.code, "byte 3" in outcome.err) == (3, True)
+    assert (outcome.code, "offset 3" in outcome.err) == (3, True)
+    file.write_bytes(b"\x89PNG\r\n\x1a\n")
+    outcome = generate("--prompt-file", str(file), prompt=None)
+    assert (outcome.code, "prompt.txt is a PNG image, not text" in outcome.err) == (3, True)
     assert generate("--prompt-file", str(tmp_path / "none"), prompt=None).code == 3
 
 
