@@ -54,6 +54,7 @@ ROWS: dict[str, str] = {
     "C-18": "a closed stdout or stderr ends the program quietly",
     "C-19": "a closed terminal (SIGHUP) saves and exits 129; an ignored SIGHUP stays ignored",
     "C-20": "a start that ended before its first checkpoint can be started again",
+    "C-21": "a run directory that vanishes while training is made again, and the run goes on",
     # Hostile files
     "S-01": "our checkpoint loads with weights_only and no added globals",
     "S-02": "a checkpoint that carries a call runs nothing and is refused",

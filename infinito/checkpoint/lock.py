@@ -48,6 +48,13 @@ class RunLock:
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
+    def is_in(self, run: Path) -> bool:
+        """Whether it is the lock of ``run`` as that is now: directories can be made anew."""
+        try:
+            return os.path.samestat((run / LOCK_FILE).lstat(), os.fstat(self._descriptor))
+        except OSError:
+            return False
+
     def release(self) -> None:
         """Let others have the directory. The file stays: removing it would race with them."""
         if self._descriptor >= 0:

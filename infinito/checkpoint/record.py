@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from infinito.checkpoint.atomic import write_text_atomic
 from infinito.version import __version__
 
 RECORD_FILE = "run.json"
@@ -29,11 +28,11 @@ _URL_PASSWORD = re.compile(r"(://)[^/@\s]+@")
 _KEY_SHAPE = re.compile(r"\b(?:hf|sk|ghp)_?-?[A-Za-z0-9]{16,}")
 
 
-def write_record(run: Path, arguments: Sequence[str], facts: Mapping[str, Any]) -> None:
-    """Write run.json for a process that starts now; earlier starts move to its list ``earlier``.
+def record_text(run: Path, arguments: Sequence[str], facts: Mapping[str, Any]) -> str:
+    """run.json for a process that starts now; earlier starts move to its list ``earlier``.
 
     ``arguments`` is the command line (secrets are blanked), ``facts`` what else is worth noting
-    (device, threads). Raises ResourceError.
+    (device, threads).
     """
     earlier = read_record(run)
     before = earlier.pop("earlier", [])
@@ -48,7 +47,7 @@ def write_record(run: Path, arguments: Sequence[str], facts: Mapping[str, Any]) 
         **facts,
         "earlier": [*before, earlier] if earlier and isinstance(before, list) else [],
     }
-    write_text_atomic(run / RECORD_FILE, json.dumps(record, indent=1) + "\n")
+    return json.dumps(record, indent=1) + "\n"
 
 
 def read_record(run: Path) -> dict[str, Any]:

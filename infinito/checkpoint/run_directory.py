@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,7 +53,7 @@ from infinito.checkpoint.manifest import (
     read_manifest,
     write_manifest,
 )
-from infinito.checkpoint.record import RECORD_FILE, write_record
+from infinito.checkpoint.record import RECORD_FILE, record_text, start_time
 from infinito.errors import CheckpointError, ResourceError
 from infinito.runtime.paths import command, shown
 
@@ -74,6 +75,8 @@ class RunDirectory:
         self._made: list[Path] = []
         self._has_saved = False
         self._best_step: int | None = None
+        self._kept: dict[str, Callable[[], object]] = {}
+        self._start_time = 0.0
 
     @classmethod
     def create(
@@ -155,11 +158,17 @@ class RunDirectory:
 
     def record_start(self, arguments: Sequence[str], facts: Mapping[str, Any]) -> None:
         """Write run.json: start time, versions, host, and the command line without secrets."""
-        write_record(self.path, arguments, facts)
+        self.write_text(RECORD_FILE, record_text(self.path, arguments, facts))
+        self._start_time = start_time(self.path)
 
     def write_text(self, name: str, text: str) -> None:
-        """Write one of the run's text files (config.yaml) atomically."""
-        write_text_atomic(self.path / name, text)
+        """Write one of the run's text files (config.yaml) atomically, and keep it."""
+        self.keep(name, partial(write_text_atomic, self.path / name, text))
+        self._kept[name]()
+
+    def keep(self, name: str, write: Callable[[], object]) -> None:
+        """Have ``save`` call ``write`` where the file ``name`` was deleted while training."""
+        self._kept[name] = write
 
     def require_space(self, n_bytes: int) -> None:
         """Raise ResourceError unless ``n_bytes`` more bytes fit on the run's file system."""
@@ -168,9 +177,19 @@ class RunDirectory:
     def save(self, step: int, content: dict[str, Any], is_best: bool) -> Path:
         """Write the checkpoint of ``step`` and remove what ``keep_last`` no longer covers.
 
-        Returns the step file. Raises ResourceError when the system refuses; whatever was saved
-        before is then untouched.
+        Returns the step file. Where the directory or a file that is kept was deleted meanwhile, it
+        is made again and that is announced. Raises ResourceError when the system refuses; whatever
+        was saved before is then untouched.
         """
+        self._make_again()
+        try:
+            return self._save(step, content, is_best)
+        except (ResourceError, FileNotFoundError):
+            if not self._make_again():
+                raise
+            return self._save(step, content, is_best)  # it was deleted just then
+
+    def _save(self, step: int, content: dict[str, Any], is_best: bool) -> Path:
         from infinito.checkpoint.format import write_checkpoint
 
         path = self.path / step_name(step)
@@ -198,7 +217,7 @@ class RunDirectory:
 
     def newest_verified(self) -> Path | None:
         """The checkpoint of the highest step that verifies; those passed over are announced."""
-        return newest_verified(self.path, self.announce)
+        return newest_verified(self.path, self.announce) if self.path.is_dir() else None
 
     def best(self) -> Path | None:
         """best.pt, None while there is none, CheckpointError where it is damaged."""
@@ -214,6 +233,35 @@ class RunDirectory:
         """Copy ``checkpoint`` here with the history of ``source_run`` that led to it."""
         history.adopt(self.path, checkpoint, source_run)
         self._best_step = self._find_best_step()
+
+    def _make_again(self) -> bool:
+        """Make what was deleted meanwhile, with a lock; whether there was anything."""
+        gone = [self.path / name for name in self._kept if not os.path.lexists(self.path / name)]
+        if not self._lock.is_in(self.path):
+            gone.insert(0, self.path / LOCK_FILE if self.path.is_dir() else self.path)
+            self._lock_again()
+        for path in gone:
+            if path.name in self._kept:
+                self._kept[path.name]()
+        if gone:
+            names = ", ".join(str(shown(path)) for path in gone)
+            self.announce(f"deleted while training, made again: {names}")
+        return bool(gone)
+
+    def _lock_again(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        lock = RunLock(self.path)
+        if start_time(self.path) not in (0, self._start_time):
+            lock.release()
+            raise ResourceError(
+                f"{self.path} was replaced while training, and holds another run",
+                "the steps since the last save are lost; look for it where the directory went",
+            )
+        self._lock.release()
+        self._lock = lock
 
     def _start_over(self) -> None:
         self._remove_leftovers()

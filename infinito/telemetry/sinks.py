@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from infinito.checkpoint.atomic import cannot_write
 from infinito.errors import ConfigError
 
 Record = Mapping[str, Any]
@@ -27,17 +31,30 @@ class JsonLines:
     """One JSON object a line, flushed at once: what was logged survives a kill."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._file = path.open("a+", encoding="utf-8")
 
     def write(self, record: Record) -> None:
-        """Append a line; numbers that JSON lacks become null."""
+        """Append a line; numbers that JSON lacks become null. Raises ResourceError."""
         clean = {k: None if _not_finite(v) else v for k, v in record.items()}
-        self._file.write(json.dumps(clean, allow_nan=False) + "\n")
+        try:
+            self._file.write(json.dumps(clean, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def write_again(self) -> None:
+        """Write all lines anew, where the file was deleted: while it is open it can be read."""
+        self._file.seek(0)
+        with self._file as deleted:
+            self._file = self._path.open("a+", encoding="utf-8")
+            shutil.copyfileobj(deleted, self._file)
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; a line that could not be written is tried, and was told, before."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 class TensorBoard:
@@ -51,17 +68,28 @@ class TensorBoard:
                 "training.tensorboard needs the package tensorboard",
                 'pip install "infinito[tensorboard]"',
             ) from error
-        self._writer = SummaryWriter(str(directory), purge_step=from_step + 1)
+        self._directory = directory
+        self._open = partial(SummaryWriter, str(directory))
+        self._writer = self._open(purge_step=from_step + 1)
 
     def write(self, record: Record) -> None:
-        """Add each number as a scalar of its own name."""
+        """Add each number as a scalar of its own name, also where the directory was deleted."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._add(record)
+        except OSError:  # the writer's thread ended, which found no directory
+            self._writer = self._open()
+            self._add(record)
+
+    def _add(self, record: Record) -> None:
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float):
                 self._writer.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
-        """Flush and close."""
-        self._writer.close()
+        """Flush and close; what cannot be written is in the log."""
+        with contextlib.suppress(OSError):
+            self._writer.close()
 
 
 def _not_finite(value: object) -> bool:

@@ -124,7 +124,9 @@ def abandoned_on_failure(directory: RunDirectory) -> Iterator[None]:
 
 @contextmanager
 def _sinks(trainer: Trainer, directory: RunDirectory) -> Iterator[list[Sink]]:
-    sinks: list[Sink] = [JsonLines(directory.path / METRICS_FILE)]
+    log = JsonLines(directory.path / METRICS_FILE)
+    directory.keep(METRICS_FILE, log.write_again)
+    sinks: list[Sink] = [log]
     if trainer.config.training.tensorboard:
         sinks.append(TensorBoard(directory.path / "tensorboard", trainer.progress.step))
     known = trainer.progress.evaluations[-1] if trainer.progress.evaluations else None

@@ -54,7 +54,8 @@ def summary_lines(trainer: Trainer, directory: RunDirectory) -> list[str]:
             f"best:       valid loss {best['valid_loss']:.4f}, word perplexity "
             f"{best['valid_word_perplexity']:.2f} at step {best['step']}"
         )
-        lines.append(f"saved:      {run / BEST_FILE}, {run / LAST_FILE}")
+        saved = [run / name for name in (BEST_FILE, LAST_FILE) if (run / name).exists()]
+        lines.append(f"saved:      {', '.join(map(str, saved))}")
     lines.append(f"next:       {command('evaluate', run)}")
     lines.append(f'            {command("generate", run, "--prompt")} "..."')
     return lines

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 
 from infinito.checkpoint import atomic
 from infinito.checkpoint.run_directory import RunDirectory
-from infinito.telemetry.sinks import JsonLines
+from infinito.train.trainer import Evaluation, Trainer
 from tests.command_support import (
     all_files,
     at_step,
@@ -147,26 +148,109 @@ def test_a_file_size_limit_below_the_checkpoint(
 
 
 @pytest.mark.row("C-03")
-def test_a_log_that_cannot_be_written(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = result_files(place.trained())
-    monkeypatch.setattr(JsonLines, "write", refusing(errno.ENOSPC))
-    assert "No space left" in infinito("resume", "run", "--max-steps", 12).refused(6)
+def test_a_log_that_cannot_be_written_is_named(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, log = result_files(place.trained()), place.run / "metrics.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    at_step(
+        monkeypatch,
+        9,
+        lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size, hard)),
+    )
+    try:
+        message = infinito("resume", "run", "--max-steps", 12).refused(6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"cannot write {log}: File too large" in message
     assert result_files(place.run) == before
 
 
-@pytest.mark.row("C-03")
+def empty(run: Path) -> None:
+    """What ``rm -rf run/*`` does: names with a dot stay."""
+    for path in run.glob("[!.]*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+LOSSES: dict[str, Callable[[Path], object]] = {
+    "deleted": shutil.rmtree,
+    "emptied": empty,
+    "moved": lambda run: run.rename(run.with_name("moved")),
+    "deleted and made": lambda run: (shutil.rmtree(run), run.mkdir()),
+    "without its lock": lambda run: (run / ".lock").unlink(),
+}
+
+
+@pytest.mark.row("C-21")
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("is_new", [True, False])
-def test_a_directory_that_vanishes_while_training(
-    place: Place, monkeypatch: pytest.MonkeyPatch, is_new: bool
+def test_a_directory_that_vanishes_while_training_is_made_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch, loss: str, is_new: bool
 ) -> None:
+    command = ["train", "--config", place.config]
     if not is_new:
         place.trained()
-    command = ["train", "--config", place.config] if is_new else ["resume", "run"]
-    at_step(monkeypatch, 2 if is_new else 9, lambda: shutil.rmtree(place.run))
-    message = infinito(*command, "--max-steps", 9).refused(6)
-    assert "cannot write" in message
-    assert "No such file or directory" in message
-    assert not place.run.exists()
+        command = ["resume", "run/step-000004.pt"]
+    with monkeypatch.context() as patch:
+        at_step(patch, 2 if is_new else 5, lambda: LOSSES[loss](place.run))
+        done = infinito(*command)
+    shutil.rmtree(place.path / "moved", ignore_errors=True)
+    assert done.code == 0, done.err
+    assert "deleted while training, made again: run" in done.err
+    for name in ("last.pt", "best.pt", "config.yaml"):
+        assert (place.run / name).read_bytes() == (place.unbroken / name).read_bytes()
+    assert read_log(place.run) == read_log(place.unbroken)
+    assert json.loads((place.run / "run.json").read_text())["pid"] == os.getpid()
+    assert infinito("resume", "run").code == 0
+
+
+@pytest.mark.row("C-10", "C-21")
+def test_divergence_after_the_directory_vanished_is_told_as_that(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_step(monkeypatch, 1, lambda: shutil.rmtree(place.run))
+    settings = (
+        "training.max_grad_norm=0",
+        "training.warmup_steps=0",
+        "training.learning_rate=1e30",
+    )
+    options = [word for setting in settings for word in ("--set", setting)]
+    infinito("train", "--config", place.config, *options).refused(5)
+
+
+@pytest.mark.row("C-21")
+def test_the_summary_names_no_best_that_was_deleted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = Trainer.validate
+
+    def never_better_again(trainer: Trainer) -> Evaluation | None:
+        found = validate(trainer)
+        assert found is not None
+        return replace(found, is_best=trainer.progress.step == 4)
+
+    monkeypatch.setattr(Trainer, "validate", never_better_again)
+    at_step(monkeypatch, 6, lambda: shutil.rmtree(place.run))
+    done = infinito("train", "--config", place.config)
+    assert "saved:      run/last.pt\n" in done.err
+
+
+@pytest.mark.row("C-21")
+def test_a_directory_that_vanishes_during_a_save_is_made_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        if Path(target).name == "step-000004.pt":
+            monkeypatch.setattr(os, "replace", real)
+            shutil.rmtree(place.run)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    done = infinito("train", "--config", place.config)
+    assert done.code == 0, done.err
+    place.assert_equal_to_the_unbroken_run()
 
 
 COMMANDS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -464,3 +465,38 @@ def test_the_record_blanks_secrets(run: RunDirectory, monkeypatch: pytest.Monkey
     again = json.loads((run.path / "run.json").read_text())
     assert again["start_time"] >= record["start_time"]
     assert [earlier["command"] for earlier in again["earlier"]] == [record["command"]]
+
+
+@pytest.mark.row("C-21")
+def test_a_directory_made_again_is_locked_again(run: RunDirectory, notes: list[str]) -> None:
+    run.write_text("config.yaml", "seed: 1\n")
+    save(run, 2)
+    shutil.rmtree(run.path)
+    save(run, 4)
+    assert names(run.path) == {
+        ".lock", "step-000004.pt", "last.pt", "MANIFEST.json", "config.yaml"
+    }  # fmt: skip
+    assert notes == [f"deleted while training, made again: {run.path}, {run.path}/config.yaml"]
+    with pytest.raises(ResourceError, match="in use by another process"):
+        RunDirectory.open_existing(run.path)
+    save(run, 6)
+    assert len(notes) == 1
+
+
+@pytest.mark.row("C-08")
+@pytest.mark.parametrize("is_running", [True, False])
+def test_another_run_that_took_the_place_is_not_written_into(
+    run: RunDirectory, is_running: bool
+) -> None:
+    run.record_start(["infinito"], {})
+    run.path.rename(run.path.with_name("moved"))
+    other = RunDirectory.create(run.path, "x")
+    other.record_start(["infinito", "train"], {})
+    save(other, 8)
+    if not is_running:
+        other.close()
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    with pytest.raises(ResourceError, match="in use by" if is_running else "another run"):
+        save(run, 2)
+    before[".lock"] = (run.path / ".lock").read_bytes()
+    assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before

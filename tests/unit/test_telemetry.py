@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -96,6 +97,25 @@ def test_tensorboard_writes_events(tmp_path: Path) -> None:
     sink.write(RECORD)
     sink.close()
     assert list(tmp_path.glob("events.*"))
+
+
+@pytest.mark.skipif(not find_spec("tensorboard"), reason="tensorboard is not installed")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("is_noticed", [True, False])
+def test_tensorboard_goes_on_where_its_directory_was_deleted(
+    tmp_path: Path, is_noticed: bool
+) -> None:
+    sink = TensorBoard(tmp_path / "run" / "tensorboard", from_step=0)
+    sink.write(RECORD)
+    sink._writer.flush()
+    shutil.rmtree(tmp_path / "run")
+    if is_noticed:  # by the thread that writes, at the end of its two minutes
+        sink._writer.add_scalar("loss", 1.0, 21)
+        with pytest.raises(FileNotFoundError):
+            sink._writer.flush()
+    sink.write({**RECORD, "step": 40})
+    sink.close()
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
 
 
 @pytest.mark.skipif(bool(find_spec("tensorboard")), reason="tensorboard is installed")
