@@ -32,7 +32,8 @@ def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     penalty = _within_float32(penalty)
     penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
     # A huge penalty may not become -inf: if every token was seen, nothing would be left.
-    return torch.where(seen, penalised.clamp_(_FLOAT32.min, _FLOAT32.max), logits)
+    penalised.clamp_(_FLOAT32.min, _FLOAT32.max)
+    return torch.where(seen & (logits > _NEVER), penalised, logits)
 
 
 def forbid(logits: Tensor, forbidden: Tensor) -> Tensor:

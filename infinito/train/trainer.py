@@ -266,6 +266,8 @@ class Trainer:
         tokenizer = Tokenizer.from_json(content["tokenizer"])
         check_shapes(content["model"], planned_shapes(config, tokenizer.vocab_size))
         dataset = prepare(config, tokenizer=tokenizer)
+        for note in dataset.notes:
+            announce(note)
         known, found = content["data"], dataset.text_sha256
         changed = sorted(s for s in known | found if known.get(s) != found.get(s))
         if changed and not allow_data_change:

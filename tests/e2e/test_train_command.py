@@ -150,6 +150,17 @@ def test_overrides_are_shown_and_shapes_refused(tmp_path: Path) -> None:
     assert content["sequences"] == 8 * 4 + 4 * 8
 
 
+def test_what_there_is_to_note_of_the_data_is_said_on_resume_too(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("the very same line of text .\n" * 400)
+    config = write_config(tmp_path)
+    first = infinito("train", "--config", config, cwd=tmp_path)
+    again = infinito("resume", "run", "--max-steps", 10, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    for words in ("is held out for it", "of the validation text"):
+        assert words in first.stderr
+        assert words in again.stderr
+
+
 @pytest.mark.row("R-09")
 def test_changed_text_is_refused_unless_allowed(tmp_path: Path) -> None:
     config = write_config(tmp_path)

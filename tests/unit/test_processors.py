@@ -42,6 +42,15 @@ def test_absurd_penalty_of_every_id_still_leaves_a_choice(penalty: float) -> Non
     assert processors.draw(warped, [0.5, 0.5]).max() < 3
 
 
+@pytest.mark.parametrize("penalty", [0.5, 1.2, 1e30])
+def test_penalty_leaves_what_was_excluded_excluded(penalty: float) -> None:
+    logits = torch.tensor([[-INF, 1.0, -INF, -1.0]])
+    result = processors.repetition_penalty(
+        logits, torch.tensor([[True, True, False, True]]), penalty
+    )
+    assert torch.equal(result == -INF, logits == -INF)
+
+
 def test_temperature_divides_and_shifts_the_largest_to_zero() -> None:
     result = processors.temperature(torch.tensor([[1.0, 3.0, -INF]]), 0.5)
     assert result.tolist() == [[-4.0, 0.0, -INF]]
