@@ -17,7 +17,7 @@ def overlap(training: Iterable[str], validation: Iterable[str]) -> float:
     Lines are compared without the space around them; short ones count only where there are no
     others. Of a large validation text the first 200000 lines are taken.
     """
-    lines = _sample(validation, _LINE_LETTERS) or _sample(validation, 1)
+    lines = _sample(validation)
     if not lines:
         return 0.0
     total = sum(len(line) * count for line, count in lines.items())
@@ -27,14 +27,17 @@ def overlap(training: Iterable[str], validation: Iterable[str]) -> float:
     return 1.0 - sum(len(line) * lines[line] for line in missing) / total
 
 
-def _sample(documents: Iterable[str], letters: int) -> Counter[str]:
-    counts: Counter[str] = Counter()
+def _sample(documents: Iterable[str]) -> Counter[str]:
+    long, short = Counter[str](), Counter[str]()
     for line in _lines(documents):
-        if sum(map(str.isalnum, line)) >= letters:
-            counts[line] += 1
-            if len(counts) >= _SAMPLED_LINES:
-                break
-    return counts
+        letters = sum(map(str.isalnum, line))
+        if letters >= _LINE_LETTERS:
+            long[line] += 1
+        elif letters and len(short) < _SAMPLED_LINES:
+            short[line] += 1
+        if len(long) >= _SAMPLED_LINES:
+            break
+    return long or short
 
 
 def _lines(documents: Iterable[str]) -> Iterator[str]:
