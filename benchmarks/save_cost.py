@@ -46,7 +46,7 @@ def measure(rounds: int, place: Path) -> dict[str, float]:
     trainer = build()
     save_every = trainer.config.training.save_every
     steps, saves = list[float](), list[float]()
-    with RunDirectory.create(place / "run", "run", announce=lambda _: None) as directory:
+    with RunDirectory.create(place / "run", "run") as directory:
         for _ in range(rounds + 1):
             steps.append(seconds(trainer.train_step))
             saves.append(seconds(lambda: save(trainer, directory)))

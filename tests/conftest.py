@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 
+from infinito.runtime.events import Event, Note, reading
 from tests.catalogue import summarise
 
 _PROPERTY = "catalogue row"
@@ -24,6 +26,19 @@ def pytest_configure(config: pytest.Config) -> None:
         directory = tempfile.TemporaryDirectory("", "infinito-tests-", ignore_cleanup_errors=True)
         config.add_cleanup(directory.cleanup)
         os.environ["INFINITO_CACHE"] = os.path.join(directory.name, "cache")
+
+
+@pytest.fixture
+def notes() -> Iterator[list[str]]:
+    """What the program tells people during the test, a line each."""
+    said = list[str]()
+
+    def keep(event: Event) -> None:
+        if isinstance(event, Note):
+            said.append(event.text)
+
+    with reading(keep, alone=True):
+        yield said
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

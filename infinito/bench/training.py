@@ -34,7 +34,7 @@ def bench_training(
     ``against``, steps of that config take turns with them; ``speed_ratio`` is the tokens a second
     of ``config`` divided by those of ``against``.
     """
-    config = resolve_automatic(config, lambda _: None)
+    config = resolve_automatic(config)
     device, training, data = torch.device(config.device), config.training, config.data
     keep_freed_memory()  # as `infinito train` does
     step = training_action(config, vocab_size)
@@ -42,7 +42,7 @@ def bench_training(
     peak = peak_memory_mb(config.device)  # before another model stands beside this one
     actions = {"step": step, **_products(config, vocab_size, device)}
     if against is not None:
-        against = resolve_automatic(against, lambda _: None)
+        against = resolve_automatic(against)
         actions["against"] = training_action(against, vocab_size)
     times = interleaved_seconds(actions, device, rounds)
     floors = _floor_seconds(config, vocab_size, times)

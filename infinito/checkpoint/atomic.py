@@ -5,21 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from infinito.errors import ResourceError, remedy_of
 
-Announce = Callable[[str], None]
-
 TEMPORARY_SUFFIX = ".tmp"
-
-
-def to_stderr(note: str) -> None:
-    """Announce something that surprises but does no harm."""
-    print(f"note: {note}", file=sys.stderr, flush=True)
 
 
 def format_size(n_bytes: int) -> str:

@@ -12,11 +12,11 @@ import stat
 from pathlib import Path
 from typing import Any, Literal
 
-from infinito.checkpoint.atomic import Announce, to_stderr
 from infinito.checkpoint.manifest import ManifestEntry, entry_of, read_manifest
 from infinito.checkpoint.record import RECORD_FILE, start_time
 from infinito.checkpoint.verify import REMEDY, inspect_checkpoint
 from infinito.errors import CheckpointError
+from infinito.runtime.events import note, reading
 from infinito.runtime.paths import command
 
 RUNS_DIRECTORY = Path("checkpoints")
@@ -88,17 +88,17 @@ def verify_step(path: Path, step: int, entry: ManifestEntry | None) -> dict[str,
     return content
 
 
-def newest_verified(run: Path, announce: Announce = to_stderr) -> Path | None:
+def newest_verified(run: Path) -> Path | None:
     """The checkpoint of the highest step that verifies; damaged ones are announced and passed."""
     found, odd = find_steps(run)
     manifest = read_manifest(run)
     for name in odd:
-        announce(f"{run / name} is not a checkpoint file; ignored")
+        note(f"{run / name} is not a checkpoint file; ignored")
     for step, path in reversed(found.items()):
         try:
             verify_step(path, step, manifest.get(path.name))
         except CheckpointError as error:
-            announce(f"{error.message}; trying the one before")
+            note(f"{error.message}; trying the one before")
         else:
             return path
     # A directory that someone thinned out may have only these.
@@ -117,11 +117,7 @@ def best_checkpoint(run: Path) -> Path | None:
     return path
 
 
-def resolve_checkpoint(
-    reference: str | None,
-    prefer: Literal["best", "newest"],
-    announce: Announce = to_stderr,
-) -> Path:
+def resolve_checkpoint(reference: str | None, prefer: Literal["best", "newest"]) -> Path:
     """The checkpoint file that ``reference`` means. Raises CheckpointError.
 
     A file is taken as it is. A run directory stands for its best checkpoint (its newest while
@@ -129,12 +125,11 @@ def resolve_checkpoint(
     last. What was chosen or passed over is announced.
     """
     if reference is None:
-        return _of_most_recent_run(prefer, announce)
+        return _of_most_recent_run(prefer)
     path = Path(reference)
-    if os.path.isdir(
-        reference
-    ):  # pathlib calls "" the working directory, and trips over long names
-        chosen = _of_run(path, prefer, announce)
+    # os.path: pathlib calls "" the working directory, and trips over long names.
+    if os.path.isdir(reference):
+        chosen = _of_run(path, prefer)
         if chosen is None:
             raise CheckpointError(f"{path} has no checkpoint that can be used", _ways_on(path))
         return chosen
@@ -159,10 +154,8 @@ def find_runs(directory: Path) -> list[Path]:
 def suggest_other(damaged: Path) -> str:
     """The remedy for a damaged file: names the newest good checkpoint beside it, if any."""
 
-    def keep_quiet(_: str) -> None:
-        """The damage is already being reported."""
-
-    good = newest_verified(damaged.parent, keep_quiet) if damaged.parent.is_dir() else None
+    with reading(alone=True):  # the damage is already being reported
+        good = newest_verified(damaged.parent) if damaged.parent.is_dir() else None
     if good is None or good == damaged:
         return REMEDY
     return f"use {good}, the newest checkpoint of the run that verifies"
@@ -177,22 +170,22 @@ def _ways_on(run: Path) -> str:
     return _TRAIN_FIRST
 
 
-def _of_most_recent_run(prefer: Literal["best", "newest"], announce: Announce) -> Path:
+def _of_most_recent_run(prefer: Literal["best", "newest"]) -> Path:
     for run in find_runs(RUNS_DIRECTORY):
-        chosen = _of_run(run, prefer, announce)
+        chosen = _of_run(run, prefer)
         if chosen is not None:
-            announce(f"using {chosen}, of the most recent run")
+            note(f"using {chosen}, of the most recent run")
             return chosen
-        announce(f"{run} has no checkpoint that can be used; looking at the run before")
+        note(f"{run} has no checkpoint that can be used; looking at the run before")
     raise CheckpointError(f"there is no run with a checkpoint under {RUNS_DIRECTORY}", _TRAIN_FIRST)
 
 
-def _of_run(run: Path, prefer: Literal["best", "newest"], announce: Announce) -> Path | None:
+def _of_run(run: Path, prefer: Literal["best", "newest"]) -> Path | None:
     if prefer == "best":
         best = best_checkpoint(run)
         if best is not None:
             return best
-    return newest_verified(run, announce)
+    return newest_verified(run)
 
 
 def _verifies(path: Path) -> bool:

@@ -19,14 +19,12 @@ from typing import Any
 from infinito.checkpoint import history
 from infinito.checkpoint.atomic import (
     TEMPORARY_SUFFIX,
-    Announce,
     cannot_write,
     copy_atomic,
     format_size,
     fsync_directory,
     link_or_copy,
     require_space,
-    to_stderr,
     write_text_atomic,
 )
 from infinito.checkpoint.discover import (
@@ -55,6 +53,7 @@ from infinito.checkpoint.manifest import (
 )
 from infinito.checkpoint.record import RECORD_FILE, record_text, start_time
 from infinito.errors import CheckpointError, ResourceError
+from infinito.runtime.events import note
 from infinito.runtime.paths import command, shown
 
 __all__ = ["RunDirectory", "resolve_checkpoint"]
@@ -65,11 +64,10 @@ _OWN_FILES = (LAST_FILE, BEST_FILE, MANIFEST_FILE, METRICS_FILE, CONFIG_FILE, RE
 class RunDirectory:
     """A locked run directory. Use ``create`` or ``open_existing``; a context manager closes it."""
 
-    def __init__(self, path: Path, lock: RunLock, keep_last: int, announce: Announce) -> None:
+    def __init__(self, path: Path, lock: RunLock, keep_last: int) -> None:
         """Wrap a directory whose lock is held; ``create`` and ``open_existing`` see to that."""
         self.path = path
         self.keep_last = keep_last
-        self.announce = announce
         self._lock = lock
         self._is_new = False
         self._made: list[Path] = []
@@ -80,13 +78,7 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls,
-        path: str | Path | None,
-        name: str,
-        *,
-        keep_last: int = 2,
-        root: Path = RUNS_DIRECTORY,
-        announce: Announce = to_stderr,
+        cls, path: str | Path | None, name: str, *, keep_last: int = 2, root: Path = RUNS_DIRECTORY
     ) -> RunDirectory:
         """Make and lock the directory of a new run: ``path``, or ``root/<name>-<number>``.
 
@@ -100,7 +92,7 @@ class RunDirectory:
             made.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _cannot_make(wanted, error) from error
-        run = cls(made, RunLock(made), keep_last, announce)
+        run = cls(made, RunLock(made), keep_last)
         if not holds_run(made):
             run._is_new, run._made = True, [made, *missing] if path is None else missing
         elif ended_without_checkpoint(made):
@@ -111,14 +103,12 @@ class RunDirectory:
         return run
 
     @classmethod
-    def open_existing(
-        cls, path: Path, *, keep_last: int = 2, announce: Announce = to_stderr
-    ) -> RunDirectory:
+    def open_existing(cls, path: Path, *, keep_last: int = 2) -> RunDirectory:
         """Lock a directory to resume in, and remove unfinished files of dead processes.
 
         Raises ResourceError when another process has it or it cannot be written to.
         """
-        run = cls(path, RunLock(path), keep_last, announce)
+        run = cls(path, RunLock(path), keep_last)
         run._remove_leftovers()
         run._own_metrics()
         run._best_step = run._find_best_step()
@@ -217,7 +207,7 @@ class RunDirectory:
 
     def newest_verified(self) -> Path | None:
         """The checkpoint of the highest step that verifies; those passed over are announced."""
-        return newest_verified(self.path, self.announce) if self.path.is_dir() else None
+        return newest_verified(self.path) if self.path.is_dir() else None
 
     def best(self) -> Path | None:
         """best.pt, None while there is none, CheckpointError where it is damaged."""
@@ -245,7 +235,7 @@ class RunDirectory:
                 self._kept[path.name]()
         if gone:
             names = ", ".join(str(shown(path)) for path in gone)
-            self.announce(f"deleted while training, made again: {names}")
+            note(f"deleted while training, made again: {names}")
         return bool(gone)
 
     def _lock_again(self) -> None:
@@ -267,8 +257,8 @@ class RunDirectory:
         self._remove_leftovers()
         self._own_metrics()
         aside = history.rewind(self.path, 0)
-        note = "" if aside.is_empty else f"; {aside.describe()}"
-        self.announce(f"starting over in {shown(self.path)}, which holds no checkpoint{note}")
+        was = "" if aside.is_empty else f"; {aside.describe()}"
+        note(f"starting over in {shown(self.path)}, which holds no checkpoint{was}")
 
     def _surplus(self, step: int, path: Path, entry: ManifestEntry) -> dict[int, Path]:
         """Step files that may go, given that the one just written proves to be whole."""
@@ -279,7 +269,7 @@ class RunDirectory:
             try:
                 verify_step(path, step, entry)
             except CheckpointError as error:
-                self.announce(f"{error.message}; older checkpoints are kept")
+                note(f"{error.message}; older checkpoints are kept")
                 return {}
         return surplus
 
@@ -288,7 +278,7 @@ class RunDirectory:
             try:
                 path.unlink()
             except OSError as error:
-                self.announce(f"cannot remove the old checkpoint {path}: {error.strerror}")
+                note(f"cannot remove the old checkpoint {path}: {error.strerror}")
         if paths:
             fsync_directory(self.path)
 
@@ -321,7 +311,7 @@ class RunDirectory:
             if is_own and is_plain_file(path):
                 size = format_size(path.stat().st_size)
                 self._remove([path])
-                self.announce(f"removed {path}, left unfinished by an earlier process ({size})")
+                note(f"removed {path}, left unfinished by an earlier process ({size})")
 
 
 def _occupied(path: Path) -> ResourceError:

@@ -19,19 +19,25 @@ app = typer.Typer(no_args_is_help=True, help="Prepare text, and manage the cache
 @app.command()
 def prepare(config: ConfigFile = None, settings: Settings = None, as_json: Json = False) -> None:
     """Read, check, tokenise and cache the text of a config, so that training starts at once."""
-    from infinito.cli.output import print_json, say, table
+    from infinito.cli.output import print_json, table
     from infinito.config.loading import load_config
     from infinito.data.cache import Cache
     from infinito.data.prepare import prepare as prepare_data
+    from infinito.runtime.events import Event, Note, reading
 
     resolved = load_config(config, settings or ())
     started = time.perf_counter()
     cache = Cache(required=True)
     cache.require_writable("tokens")
-    dataset = prepare_data(resolved, splits=None, cache=cache)
-    summary = _summary(dataset, time.perf_counter() - started)
-    for note in dataset.notes:
-        say(note)
+    notes = list[str]()
+
+    def keep_note(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+
+    with reading(keep_note):
+        dataset = prepare_data(resolved, splits=None, cache=cache)
+    summary = _summary(dataset, time.perf_counter() - started) | {"notes": notes}
     if as_json:
         print_json(summary)
         return
@@ -70,7 +76,6 @@ def _summary(dataset: Dataset, seconds: float) -> dict[str, Any]:
         "tokenizer": {"kind": tokenizer.kind, "sha256": tokenizer.fingerprint},
         "cache": str(cache_root()),
         "seconds": round(seconds, 3),
-        "notes": dataset.notes,
     }
 
 

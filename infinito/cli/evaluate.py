@@ -76,12 +76,13 @@ def evaluate(
     check_data_settings(settings or [], "evaluate", _SETTINGS_REMEDY)
 
     from infinito.evaluate.run import EvaluationOptions
-    from infinito.runtime.progress import reporting_to, terminal_bar
+    from infinito.runtime.events import reading
+    from infinito.telemetry.bar import TerminalBar
 
     request = EvaluationOptions(context, stride, batch_size, all_conventions)
     reports: list[dict[str, Any]] = []
     for number, path in enumerate(_resolve(references)):
-        with reporting_to(terminal_bar):
+        with reading(TerminalBar()):
             report = _evaluate_one(path, device, split, text, settings or [], request)
         if json:
             reports.append(report.to_plain())
@@ -106,7 +107,6 @@ def _evaluate_one(
     settings: list[str],
     request: EvaluationOptions,
 ) -> Report:
-    from infinito.cli.output import say
     from infinito.data.prepare import tokenize_text
     from infinito.evaluate.run import evaluate as run
     from infinito.load import load_model
@@ -114,7 +114,7 @@ def _evaluate_one(
     loaded = load_model(path, device)
     if text is not None:
         field = loaded.config.data.text_field
-        store = tokenize_text(text, loaded.tokenizer, field, say)
+        store = tokenize_text(text, loaded.tokenizer, field)
         return run(loaded, store, "text", text, request)
     chosen = split or DEFAULT_SPLIT
     config = with_settings(loaded.config, settings)

@@ -53,11 +53,7 @@ def fit_lambda(
     _require_absent(target)
     subject = open_subject(path, device)
     dataset = prepare(with_settings(subject.config, settings or []), tokenizer=subject.tokenizer)
-    for note in dataset.notes:
-        say(note)
-    fit = fit_lambda(
-        subject, dataset, epochs=epochs, max_steps=max_steps, learning_rate=lr, announce=say
-    )
+    fit = fit_lambda(subject, dataset, epochs=epochs, max_steps=max_steps, learning_rate=lr)
     subject.save(target)
     _show(fit, {"checkpoint": str(path), "output": str(target)}, json)
 

@@ -68,7 +68,6 @@ def open_split(
 
     A DataError names the key of the missing text, and ``other_way`` to name one.
     """
-    from infinito.cli.output import say
     from infinito.data.prepare import prepare
     from infinito.errors import DataError
 
@@ -80,8 +79,6 @@ def open_split(
         named = f"name the {split} text with --set data.{key}=..." if key else None
         ways = [way for way in (named, other_way) if way]
         raise DataError(error.message, ", or ".join(ways) or error.remedy) from error
-    for note in dataset.notes:
-        say(note)
     return dataset.splits[split]
 
 

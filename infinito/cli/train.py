@@ -65,10 +65,9 @@ def train(
     from infinito.config.loading import load_config
 
     checked = load_config(config, settings, extra)
-    from infinito.cli.output import say
     from infinito.train.session import start
 
-    start(checked, name=config.stem, dry_run=dry_run, announce=say)
+    start(checked, name=config.stem, dry_run=dry_run)
 
 
 def resume(
@@ -127,13 +126,12 @@ def _resume(
     allow_data_change: bool,
     dry_run: bool,
 ) -> None:
-    from infinito.cli.output import say
     from infinito.runtime.paths import command
     from infinito.train.resumption import Resumption, resume
 
     request = Resumption(reference, config, settings, extra, allow_data_change)
     try:
-        resume(request, dry_run=dry_run, announce=say)
+        resume(request, dry_run=dry_run)
     except KeyboardInterrupt:  # before the first step; a later one finds a handler that saves
         again = command(*sys.argv[1:])
         raise Interrupted("interrupted; nothing was lost", again, signal.SIGINT) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from infinito.data.sources import open_corpus
 from infinito.data.token_store import DamagedStoreError, TokenStore, open_store, write_store
 from infinito.data.tokenizer import Tokenizer, train_tokenizer
 from infinito.errors import DataError, ResourceError
+from infinito.runtime.events import note
 
 # A smaller overlap is what any two texts of one kind share.
 _OVERLAP_WORTH_A_WARNING = 0.01
@@ -30,15 +31,12 @@ class Dataset:
 
     Attributes:
         text_sha256: of the canonical text of each split.
-        notes: what a user should be told: a validation part split off, an overlap, a damaged
-            cache entry. Those that warn begin with ``warning:``.
         cached: whether the tokens of a split were in the cache already.
     """
 
     tokenizer: Tokenizer
     splits: dict[SplitName, TokenStore]
     text_sha256: dict[SplitName, str]
-    notes: list[str] = field(default_factory=list)
     cached: dict[SplitName, bool] = field(default_factory=dict)
 
 
@@ -49,7 +47,7 @@ def prepare(
     splits: Sequence[SplitName] | None = ("train", "valid"),
     cache: Cache | None = None,
 ) -> Dataset:
-    """Make, or take from the cache, the tokens of ``splits``.
+    """Make, or take from the cache, the tokens of ``splits``; notes say what surprises.
 
     Args:
         config: its ``data`` and ``tokenizer`` sections count.
@@ -61,48 +59,43 @@ def prepare(
         DataError: text missing, unreadable, blank, too short; hub out of reach.
         ResourceError: neither the cache nor a temporary file can be written.
     """
-    cache, notes = cache or Cache(), list[str]()
+    cache = cache or Cache()
     corpus = open_corpus(config.data)
     parts = {split: corpus.part(split) for split in splits or corpus.splits}
     # Both shares of one text bring the note of its files: it is told once.
-    notes += dict.fromkeys(note for part in parts.values() for note in part.notes)
+    for text in dict.fromkeys(text for part in parts.values() for text in part.notes):
+        note(text)
     if tokenizer is None:
-        tokenizer = _tokenizer(config.tokenizer, corpus.part("train"), cache, notes)
+        tokenizer = _tokenizer(config.tokenizer, corpus.part("train"), cache)
     stores, cached = dict[SplitName, TokenStore](), dict[SplitName, bool]()
     for split, part in parts.items():
-        stores[split], cached[split] = _tokens(part, tokenizer, cache, notes)
+        stores[split], cached[split] = _tokens(part, tokenizer, cache)
     if "train" in stores:
         label = f"the training text, {parts['train'].label},"
         require_sequence(stores["train"].n_tokens, config.data.sequence_length, label)
-        _note_small_sample(tokenizer, stores["train"], notes)
+        _note_small_sample(tokenizer, stores["train"])
     if "train" in parts and "valid" in parts:
-        _note_overlap(parts["train"], parts["valid"], cache, notes)
-    _note_refusal(cache, notes)
+        _note_overlap(parts["train"], parts["valid"], cache)
+    _note_refusal(cache)
     hashes = {split: store.text_sha256 for split, store in stores.items()}
-    return Dataset(tokenizer, stores, hashes, notes, cached)
+    return Dataset(tokenizer, stores, hashes, cached)
 
 
-def tokenize_text(
-    path: str,
-    tokenizer: Tokenizer,
-    text_field: str = "text",
-    announce: Callable[[str], None] = lambda _: None,
-) -> TokenStore:
+def tokenize_text(path: str, tokenizer: Tokenizer, text_field: str = "text") -> TokenStore:
     """Tokens of a text of the user's: a file, directory, glob, .gz or .jsonl.
 
     Raises:
         DataError: it is missing, unreadable, blank or a single token.
     """
     part, cache = file_part(path, find_files(path, "--text"), text_field), Cache()
-    notes = list(part.notes)
-    store, _ = _tokens(part, tokenizer, cache, notes)
-    _note_refusal(cache, notes)
-    for note in notes:
-        announce(note)
+    for text in part.notes:
+        note(text)
+    store, _ = _tokens(part, tokenizer, cache)
+    _note_refusal(cache)
     return store
 
 
-def _tokenizer(config: TokenizerConfig, part: Part, cache: Cache, notes: list[str]) -> Tokenizer:
+def _tokenizer(config: TokenizerConfig, part: Part, cache: Cache) -> Tokenizer:
     key = cache_key("tokenizer", config.kind, config.vocab_size, part.identity(cache))
     stored = cache.read_value("tokenizer", key)
     if isinstance(stored, str):
@@ -112,19 +105,15 @@ def _tokenizer(config: TokenizerConfig, part: Part, cache: Cache, notes: list[st
         cache.write_value("tokenizer", key, tokenizer.to_json())
     wanted = config.vocab_size or (DEFAULT_VOCAB_SIZE if config.kind == "bpe" else 0)
     if tokenizer.vocab_size < wanted:
-        notes.append(
-            f"the training text fills a vocabulary of {tokenizer.vocab_size}, not of {wanted}"
-        )
+        note(f"the training text fills a vocabulary of {tokenizer.vocab_size}, not of {wanted}")
     return tokenizer
 
 
-def _tokens(
-    part: Part, tokenizer: Tokenizer, cache: Cache, notes: list[str]
-) -> tuple[TokenStore, bool]:
+def _tokens(part: Part, tokenizer: Tokenizer, cache: Cache) -> tuple[TokenStore, bool]:
     """The tokens of ``part``, and whether they were in the cache."""
     identity = part.identity(cache)
     key = cache_key("tokens", identity, tokenizer.fingerprint)
-    store = _from_cache(cache.path("tokens", key), notes)
+    store = _from_cache(cache.path("tokens", key))
     cached = store is not None
     if store is None:
         try:
@@ -144,13 +133,13 @@ def _tokens(
     return store, cached
 
 
-def _from_cache(path: Path, notes: list[str]) -> TokenStore | None:
+def _from_cache(path: Path) -> TokenStore | None:
     if not os.path.exists(path):  # os.path: a cache that is closed to us is no exception
         return None
     try:
         return open_store(path)
     except DamagedStoreError as damage:
-        notes.append(f"warning: a cache entry is damaged and is made again: {damage}")
+        note(f"warning: a cache entry is damaged and is made again: {damage}")
         return None
 
 
@@ -165,15 +154,15 @@ def _made(cache: Cache, key: str, part: Part, tokenizer: Tokenizer) -> TokenStor
         ) from damage
 
 
-def _note_refusal(cache: Cache, notes: list[str]) -> None:
+def _note_refusal(cache: Cache) -> None:
     if cache.refusal is not None:
-        notes.append(
+        note(
             f"warning: {cache.refusal.message}; the next run prepares the text again "
             f"({cache.refusal.remedy})"
         )
 
 
-def _note_overlap(training: Part, validation: Part, cache: Cache, notes: list[str]) -> None:
+def _note_overlap(training: Part, validation: Part, cache: Cache) -> None:
     identities = training.identity(cache), validation.identity(cache)
     key = cache_key("overlap", *identities)
     share = cache.read_value("overlap", key)
@@ -181,14 +170,12 @@ def _note_overlap(training: Part, validation: Part, cache: Cache, notes: list[st
         share = overlap(training.documents(), validation.documents())
         cache.write_value("overlap", key, share)
     if share >= _OVERLAP_WORTH_A_WARNING:
-        notes.append(
+        note(
             f"warning: {100 * share:.1f} % of the validation text ({validation.label}) is in the "
             "training text too: the validation loss will look better than it is"
         )
 
 
-def _note_small_sample(tokenizer: Tokenizer, store: TokenStore, notes: list[str]) -> None:
+def _note_small_sample(tokenizer: Tokenizer, store: TokenStore) -> None:
     if tokenizer.kind == "bpe" and store.n_bytes > TRAINING_CHARACTERS:
-        notes.append(
-            f"the tokenizer was trained on the first {TRAINING_CHARACTERS} characters of the text"
-        )
+        note(f"the tokenizer was trained on the first {TRAINING_CHARACTERS} characters of the text")

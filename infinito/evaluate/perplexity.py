@@ -18,7 +18,7 @@ from infinito.evaluate.mode import evaluation_mode
 from infinito.evaluate.windows import Window, batches, sliding_windows
 from infinito.model.loss import IGNORED
 from infinito.model.transformer import Transformer
-from infinito.runtime.progress import progress
+from infinito.runtime.events import progress
 
 Floats = NDArray[np.float64]
 _PASS_TOKENS = 2048

@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from infinito.runtime.progress import Advance, silent
+from infinito.runtime.events import Event, Metrics, Work
 from infinito.telemetry.sinks import Record
 
 if TYPE_CHECKING:
@@ -50,11 +48,10 @@ class PlainConsole:
     def __init__(self, total_steps: int) -> None:
         self.total_steps = total_steps
 
-    def write(self, record: Record) -> None:
-        """Print the record."""
-        print(record_line(record, self.total_steps), file=sys.stderr, flush=True)
-
-    progress = staticmethod(silent)
+    def __call__(self, event: Event) -> None:
+        """Print the metrics."""
+        if isinstance(event, Metrics):
+            print(record_line(event.values, self.total_steps), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Nothing to finish."""
@@ -70,36 +67,29 @@ class LiveConsole:
         self.title = title
         self.total_steps = total_steps
         self.latest: dict[str, Any] = dict(known or {})
-        self.busy = ""
+        self.busy, self._drawn = "", time.monotonic()
         self.losses: deque[float] = deque(maxlen=48)
         self.live = Live(console=Console(stderr=True), auto_refresh=False)
         self.live.start()
 
-    def write(self, record: Record) -> None:
-        """Take the record into the panel."""
-        self.latest.update(record)
-        if "loss" in record:
-            self.losses.append(float(record["loss"]))
-        self._draw()
+    def __call__(self, event: Event) -> None:
+        """Take metrics into the panel, and how far a long piece of work is."""
+        if isinstance(event, Metrics):
+            self.latest.update(event.values)
+            if "loss" in event.values:
+                self.losses.append(float(event.values["loss"]))
+            self._draw()
+        elif isinstance(event, Work):
+            self._show_work(event)
 
-    @contextmanager
-    def progress(self, total: int, what: str, _unit: str) -> Iterator[Advance]:
-        """Show how far a long piece of work is, such as an evaluation; redrawn twice a second."""
-        done, drawn = 0, time.monotonic()
-
-        def advance(units: int) -> None:
-            nonlocal done, drawn
-            done += units
-            if time.monotonic() - drawn > _REDRAW_SECONDS:
-                drawn, self.busy = time.monotonic(), f"{what} {done / total:.0%}"
-                self._draw()
-
-        try:
-            yield advance
-        finally:
-            self.busy = ""
+    def _show_work(self, work: Work) -> None:
+        """Redraw twice a second during work such as an evaluation."""
+        self.busy = "" if work.ended else f"{work.what} {work.done / work.total:.0%}"
+        if self.busy and time.monotonic() - self._drawn > _REDRAW_SECONDS:
+            self._draw()
 
     def _draw(self) -> None:
+        self._drawn = time.monotonic()
         if "step" in self.latest:
             self.live.update(self._panel(), refresh=True)
 

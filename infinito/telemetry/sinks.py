@@ -13,15 +13,16 @@ from typing import Any, Protocol
 
 from infinito.checkpoint.atomic import cannot_write
 from infinito.errors import ConfigError
+from infinito.runtime.events import Event, Metrics
 
 Record = Mapping[str, Any]
 
 
 class Sink(Protocol):
-    """A receiver of records; each has ``step`` and some of the fields of the contract."""
+    """A reader of events that holds something open."""
 
-    def write(self, record: Record) -> None:
-        """Take one record."""
+    def __call__(self, event: Event) -> None:
+        """Take in what concerns it."""
 
     def close(self) -> None:
         """Finish."""
@@ -33,6 +34,11 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("a+", encoding="utf-8")
+
+    def __call__(self, event: Event) -> None:
+        """Append a line of metrics."""
+        if isinstance(event, Metrics):
+            self.write(event.values)
 
     def write(self, record: Record) -> None:
         """Append a line; numbers that JSON lacks become null. Raises ResourceError."""
@@ -72,19 +78,21 @@ class TensorBoard:
         self._open = partial(SummaryWriter, str(directory))
         self._writer = self._open(purge_step=from_step + 1)
 
-    def write(self, record: Record) -> None:
-        """Add each number as a scalar of its own name, also where the directory was deleted."""
+    def __call__(self, event: Event) -> None:
+        """Add each metric as a scalar of its own name, also where the directory was deleted."""
+        if not isinstance(event, Metrics):
+            return
         self._directory.mkdir(parents=True, exist_ok=True)
         try:
-            self._add(record)
+            self._add(event.values)
         except OSError:  # the writer's thread ended, which found no directory
             self._writer = self._open()
-            self._add(record)
+            self._add(event.values)
 
-    def _add(self, record: Record) -> None:
-        for name, value in record.items():
+    def _add(self, values: Record) -> None:
+        for name, value in values.items():
             if name != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(name, value, record["step"])
+                self._writer.add_scalar(name, value, values["step"])
 
     def close(self) -> None:
         """Flush and close; what cannot be written is in the log."""

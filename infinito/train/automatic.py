@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from infinito.attention import Request, choose_backend
 from infinito.config.schema import Config
 from infinito.runtime.device import choose_device
+from infinito.runtime.events import note
 from infinito.runtime.precision import choose_precision
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def resolve_automatic(config: Config, announce: Callable[[str], None]) -> Config:
+def resolve_automatic(config: Config) -> Config:
     """The config with device and precision named; what was chosen is announced and stored."""
     device = choose_device(config.device)
     precision = choose_precision(config.training.precision, device.value)
     if config.device != device.value:
-        announce(f"device {device.value}: {device.reason}")
+        note(f"device {device.value}: {device.reason}")
     if config.training.precision != precision.value:
-        announce(f"precision {precision.value}: {precision.reason}")
+        note(f"precision {precision.value}: {precision.reason}")
     training = config.training.model_copy(update={"precision": precision.value})
     return config.model_copy(update={"device": device.value, "training": training})
 

@@ -8,11 +8,10 @@ from collections.abc import Callable
 import torch
 
 from infinito.model.transformer import Transformer
+from infinito.runtime.events import note
 
 
-def compile_blocks(
-    model: Transformer, probe: Callable[[], None], announce: Callable[[str], None]
-) -> bool:
+def compile_blocks(model: Transformer, probe: Callable[[], None]) -> bool:
     """Compile each block in place and run ``probe``; fall back to eager, announced, if it fails.
 
     Compilation errors appear at the first step and not at ``torch.compile``, so only a probe can
@@ -28,7 +27,7 @@ def compile_blocks(
             block._compiled_call_impl = None
         torch._dynamo.reset()
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        announce(f"fusion: eager, because compiling failed ({reason[:160]})")
+        note(f"fusion: eager, because compiling failed ({reason[:160]})")
         return False
-    announce(f"fusion: blocks compiled in {time.monotonic() - start:.1f} s")
+    note(f"fusion: blocks compiled in {time.monotonic() - start:.1f} s")
     return True

@@ -8,7 +8,6 @@ on the validation text.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,9 @@ from infinito.model.attention import SelfAttention
 from infinito.model.transformer import Transformer
 from infinito.model.weights import load_weights
 from infinito.runtime.device import choose_device
+from infinito.runtime.events import note
 from infinito.runtime.precision import autocast
 
-Announce = Callable[[str], None]
 #: Times that the validation text is scored, evenly over the steps, the start not counted.
 _EVALUATIONS = 4
 
@@ -123,7 +122,6 @@ def fit_lambda(
     epochs: float = 1.0,
     max_steps: int | None = None,
     learning_rate: float = 0.02,
-    announce: Announce = lambda _: None,
 ) -> LambdaFit:
     """Train only the lambdas of ``subject.model`` and leave the best in it.
 
@@ -136,7 +134,6 @@ def fit_lambda(
         epochs: passes over the training text; ``max_steps`` wins.
         max_steps: steps of ``training.batch_size`` sequences.
         learning_rate: of log lambda: 0.02 is about 2 % of lambda a step at first.
-        announce: takes a line after each evaluation.
 
     Raises:
         ConfigError: the numbers make no sense.
@@ -147,7 +144,7 @@ def fit_lambda(
         raise ConfigError("epochs, steps and learning rate must be positive", "give larger numbers")
     if "valid" not in dataset.splits:
         raise DataError("fitting lambda needs a validation text", "name one with --set data.*")
-    fit = _Fit(subject, dataset, announce)
+    fit = _Fit(subject, dataset)
     fit.run(fit.steps(epochs, max_steps), learning_rate)
     return fit.result()
 
@@ -155,8 +152,8 @@ def fit_lambda(
 class _Fit:
     """The frozen model, its lambdas, and the candidates seen so far."""
 
-    def __init__(self, subject: Subject, dataset: Dataset, announce: Announce) -> None:
-        self.config, self.model, self.announce = subject.config, subject.model, announce
+    def __init__(self, subject: Subject, dataset: Dataset) -> None:
+        self.config, self.model = subject.config, subject.model
         self.tokenizer, self.dataset = subject.tokenizer, dataset
         self.attentions = [m for m in self.model.modules() if isinstance(m, SelfAttention)]
         self.lambdas = [a.log_lambda for a in self.attentions if a.log_lambda is not None]
@@ -211,7 +208,7 @@ class _Fit:
         if better:
             self.best, self.best_state, self.best_step = result, self.state(), step
         mark = "  best" if better else ""
-        self.announce(f"step {step}/{steps}  valid loss {result.loss:.4f}{mark}")
+        note(f"step {step}/{steps}  valid loss {result.loss:.4f}{mark}")
 
     def validate(self) -> Score:
         length = self.config.data.sequence_length

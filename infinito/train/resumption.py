@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ from infinito.config.loading import config_from_plain, override_config
 from infinito.config.schema import Config
 from infinito.errors import CheckpointError
 from infinito.optim.schedule import learning_rate_factor
+from infinito.runtime.events import note
 from infinito.runtime.paths import shown
 from infinito.train.changes import Change, changes, touches_schedule
 from infinito.train.session import abandoned_on_failure, carry_out, rehearse
 from infinito.train.trainer import Trainer
-
-Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,9 @@ class Resumption:
     allow_data_change: bool = False
 
 
-def resume(request: Resumption, *, dry_run: bool, announce: Announce) -> None:
+def resume(request: Resumption, *, dry_run: bool) -> None:
     """Continue a run exactly where its checkpoint stands, under the changes asked for."""
-    path = resolve_checkpoint(request.reference, "newest", announce)
+    path = resolve_checkpoint(request.reference, "newest")
     content = _read(path)
     stored = config_from_plain(content["config"], str(path), CheckpointError)
     # The directory a run lies in may have moved since; where it is now is no change.
@@ -45,18 +44,18 @@ def resume(request: Resumption, *, dry_run: bool, announce: Announce) -> None:
     stored = stored.model_copy(update={"output_dir": str(home)})
     config = override_config(stored, request.settings, request.flags, request.config_file)
     made = changes(stored, config)
-    trainer = Trainer.from_content(content, config, request.allow_data_change, announce)
-    announce(f"resuming {shown(path)} at step {trainer.progress.step} of {trainer.total_steps}")
-    announce_versions(content["versions"], announce)
-    announce_changes(made, stored, trainer, announce)
+    trainer = Trainer.from_content(content, config, request.allow_data_change)
+    note(f"resuming {shown(path)} at step {trainer.progress.step} of {trainer.total_steps}")
+    announce_versions(content["versions"])
+    announce_changes(made, stored, trainer)
     if trainer.finished:
-        announce(f"nothing to do: already at step {trainer.progress.step} of {trainer.total_steps}")
+        note(f"nothing to do: already at step {trainer.progress.step} of {trainer.total_steps}")
     elif dry_run:
-        rehearse(trainer, announce)
+        rehearse(trainer)
     elif config.output_dir == str(home):
-        _continue_in_place(trainer, home, announce)
+        _continue_in_place(trainer, home)
     else:
-        _continue_elsewhere(trainer, path, home, announce)
+        _continue_elsewhere(trainer, path, home)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -66,32 +65,30 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(error.message, suggest_other(path)) from error
 
 
-def _continue_in_place(trainer: Trainer, home: Path, announce: Announce) -> None:
+def _continue_in_place(trainer: Trainer, home: Path) -> None:
     keep_last = trainer.config.training.keep_last
-    with RunDirectory.open_existing(home, keep_last=keep_last, announce=announce) as directory:
+    with RunDirectory.open_existing(home, keep_last=keep_last) as directory:
         aside = directory.rewind(trainer.progress.step)
         if not aside.is_empty:
-            announce(f"rewound to step {trainer.progress.step}; {aside.describe()}")
-        carry_out(trainer, directory, announce)
+            note(f"rewound to step {trainer.progress.step}; {aside.describe()}")
+        carry_out(trainer, directory)
 
 
-def _continue_elsewhere(trainer: Trainer, path: Path, home: Path, announce: Announce) -> None:
+def _continue_elsewhere(trainer: Trainer, path: Path, home: Path) -> None:
     training = trainer.config.training
     assert trainer.config.output_dir is not None
     target = Path(trainer.config.output_dir)
-    directory = RunDirectory.create(
-        target, target.name, keep_last=training.keep_last, announce=announce
-    )
+    directory = RunDirectory.create(target, target.name, keep_last=training.keep_last)
     with abandoned_on_failure(directory):
         directory.adopt(path, home)
-        announce(
+        note(
             f"the run goes on in {shown(target)}, with its history up to step "
             f"{trainer.progress.step}"
         )
-        carry_out(trainer, directory, announce)
+        carry_out(trainer, directory)
 
 
-def announce_versions(stored: dict[str, Any], announce: Announce) -> None:
+def announce_versions(stored: dict[str, Any]) -> None:
     """Warn if the program or a library is not the one that wrote the checkpoint."""
     different = [
         f"{name} {printable(str(stored.get(name, 'unknown')), 40)} -> {version}"
@@ -99,27 +96,25 @@ def announce_versions(stored: dict[str, Any], announce: Announce) -> None:
         if stored.get(name) != version
     ]
     if different:
-        announce(
+        note(
             f"warning: versions differ: {', '.join(different)}; the bits of an unbroken run are "
             "promised for equal versions only"
         )
 
 
-def announce_changes(
-    made: Sequence[Change], stored: Config, trainer: Trainer, announce: Announce
-) -> None:
+def announce_changes(made: Sequence[Change], stored: Config, trainer: Trainer) -> None:
     """Print old -> new with what each does, and both learning-rate curves where they differ."""
     for change in made:
-        announce(f"  {change.key}: {change.old} -> {change.new}  ({change.effect})")
+        note(f"  {change.key}: {change.old} -> {change.new}  ({change.effect})")
     if not touches_schedule(made):
         return
-    announce("  learning rate   before        now")
+    note("  learning rate   before        now")
     steps, old_total = trainer.progress.step, _total_before(stored, trainer)
     for label, step in _milestones(steps, trainer.total_steps):
         before = _rate(stored, step, old_total) if step < old_total else None
         now = _rate(trainer.config, step, trainer.total_steps)
         old_text = f"{before:.3e}" if before is not None else "(ended)  "
-        announce(f"  {label:<15} {old_text}     {now:.3e}")
+        note(f"  {label:<15} {old_text}     {now:.3e}")
 
 
 def _milestones(step: int, total: int) -> list[tuple[str, int]]:

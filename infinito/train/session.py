@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -14,47 +14,42 @@ from infinito.checkpoint.run_directory import RunDirectory
 from infinito.config.loading import to_yaml
 from infinito.config.schema import Config
 from infinito.data.prepare import prepare
-from infinito.errors import DivergedError
-from infinito.runtime.cores import CoreWatch
+from infinito.errors import DivergedError, Interrupted
+from infinito.runtime.events import note, reading
 from infinito.runtime.memory import (
     garbage_found_early,
     keep_freed_memory,
     memory_errors_explained,
 )
-from infinito.runtime.paths import shown
-from infinito.runtime.progress import reporting_to
+from infinito.runtime.paths import command, shown
 from infinito.runtime.random import random_state, set_random_state
 from infinito.runtime.signals import StopRequest
 from infinito.telemetry.console import console_sink
 from infinito.telemetry.sinks import JsonLines, Sink, TensorBoard
-from infinito.train.loop import run
+from infinito.train.callbacks import Evaluate, Record, Save, StopOnSignal, WatchCores
 from infinito.train.plan import checkpoint_bytes, plan_lines, require_memory
-from infinito.train.recorder import Recorder
+from infinito.train.run import Callback, run
 from infinito.train.summary import summary_lines
 from infinito.train.trainer import Trainer
 
-Announce = Callable[[str], None]
 
-
-def start(config: Config, *, name: str, dry_run: bool, announce: Announce) -> None:
+def start(config: Config, *, name: str, dry_run: bool) -> None:
     """Train a new run of ``config``; ``name`` names its directory where the config does not."""
     if dry_run:
-        rehearse(_new_trainer(config, announce), announce)
+        rehearse(_new_trainer(config))
         return
     wanted = Path(config.output_dir) if config.output_dir else None
-    directory = RunDirectory.create(
-        wanted, name, keep_last=config.training.keep_last, announce=announce
-    )
+    directory = RunDirectory.create(wanted, name, keep_last=config.training.keep_last)
     with abandoned_on_failure(directory):
         config = config.model_copy(update={"output_dir": str(directory.path.resolve())})
-        trainer = _new_trainer(config, announce)
-        carry_out(trainer, directory, announce)
+        trainer = _new_trainer(config)
+        carry_out(trainer, directory)
 
 
-def rehearse(trainer: Trainer, announce: Announce) -> None:
+def rehearse(trainer: Trainer) -> None:
     """``--dry-run``: say what would happen, after trying one batch; nothing is written."""
     for line in plan_lines(trainer):
-        announce(line)
+        note(line)
     require_memory(trainer)
     keep_freed_memory()
     with _explained(trainer):
@@ -64,13 +59,11 @@ def rehearse(trainer: Trainer, announce: Announce) -> None:
     seconds = time.monotonic() - start
     seconds *= trainer.config.training.gradient_accumulation_steps
     steps = trainer.total_steps - trainer.progress.step
-    announce(
-        f"time:       about {seconds * steps / 60:.1f} min at {seconds:.2f} s a step (tried once)"
-    )
-    announce("dry run: nothing was written")
+    note(f"time:       about {seconds * steps / 60:.1f} min at {seconds:.2f} s a step (tried once)")
+    note("dry run: nothing was written")
 
 
-def carry_out(trainer: Trainer, directory: RunDirectory, announce: Announce) -> None:
+def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
     """Train ``trainer`` in its locked directory to the end, or to a signal.
 
     Raises:
@@ -80,34 +73,34 @@ def carry_out(trainer: Trainer, directory: RunDirectory, announce: Announce) -> 
     """
     streams = random_state(trainer.config.device)
     for line in plan_lines(trainer):
-        announce(line)
-    announce(f"run:        {shown(directory.path)}")
+        note(line)
+    note(f"run:        {shown(directory.path)}")
     require_memory(trainer)
     directory.require_space(checkpoint_bytes(trainer) * (trainer.config.training.keep_last + 1))
     keep_freed_memory()
-    cores = CoreWatch()
+    watch = WatchCores()
     with _explained(trainer):
         trainer.probe()
-    if busy := cores.busy_note():
-        announce(busy)
     directory.record_start(sys.argv, {"device": str(trainer.device)})
     directory.write_text("config.yaml", to_yaml(trainer.config))
-    with _sinks(trainer, directory) as sinks, StopRequest() as stop:
-        recorder = Recorder(trainer, sinks, _seconds_before(directory))
+    with _readers(trainer, directory), StopRequest() as stop:
+        callbacks: list[Callback] = [
+            Evaluate(), Record(_seconds_before(directory)), watch, StopOnSignal(stop),
+            Save(directory),
+        ]  # fmt: skip
         # A library may draw from Python's stream when it is imported (rich does), and imports
         # depend on the process: the run goes on with the streams it was built or restored with.
         set_random_state(streams, trainer.config.device)
         with _explained(trainer), _naming_the_last_good(directory), garbage_found_early():
-            run(trainer, directory, recorder, stop)
-    for line in summary_lines(trainer, directory):
-        announce(line)
+            result = run(trainer, callbacks)
+    if stop.requested and not trainer.finished:
+        raise _interruption(trainer, directory, stop)
+    for line in summary_lines(trainer, result, directory):
+        note(line)
 
 
-def _new_trainer(config: Config, announce: Announce) -> Trainer:
-    dataset = prepare(config)
-    for note in dataset.notes:
-        announce(note)
-    return Trainer(config, dataset, announce)
+def _new_trainer(config: Config) -> Trainer:
+    return Trainer(config, prepare(config))
 
 
 @contextmanager
@@ -123,21 +116,30 @@ def abandoned_on_failure(directory: RunDirectory) -> Iterator[None]:
 
 
 @contextmanager
-def _sinks(trainer: Trainer, directory: RunDirectory) -> Iterator[list[Sink]]:
+def _readers(trainer: Trainer, directory: RunDirectory) -> Iterator[None]:
+    """Let the log, the terminal and TensorBoard, where it is wanted, hear of the run."""
     log = JsonLines(directory.path / METRICS_FILE)
     directory.keep(METRICS_FILE, log.write_again)
     sinks: list[Sink] = [log]
     if trainer.config.training.tensorboard:
         sinks.append(TensorBoard(directory.path / "tensorboard", trainer.progress.step))
     known = trainer.progress.evaluations[-1] if trainer.progress.evaluations else None
-    console = console_sink(directory.path.name, trainer.total_steps, known)
-    sinks.append(console)
+    sinks.append(console_sink(directory.path.name, trainer.total_steps, known))
     try:
-        with reporting_to(console.progress):
-            yield sinks
+        with reading(*sinks):
+            yield
     finally:
         for sink in reversed(sinks):
             sink.close()
+
+
+def _interruption(trainer: Trainer, directory: RunDirectory, stop: StopRequest) -> Interrupted:
+    """The message that names the step and the exact resume command."""
+    return Interrupted(
+        f"stopped at step {trainer.progress.step} of {trainer.total_steps}; everything is saved",
+        command("resume", shown(directory.path)),
+        stop.signal_number,
+    )
 
 
 def _explained(trainer: Trainer) -> AbstractContextManager[None]:

@@ -1,15 +1,14 @@
 """A run as an object: build it from a config, step it, evaluate it, save it, load it.
 
-This is the Python API beneath ``infinito train``. :mod:`infinito.train.loop` drives it.
+This is the Python API beneath ``infinito train``. :mod:`infinito.train.run` drives it.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,14 @@ from infinito.errors import CheckpointError, DataError, DivergedError
 from infinito.evaluate.causality import check_causality
 from infinito.evaluate.perplexity import Score, score, windows_a_pass
 from infinito.load import planned_shapes
+from infinito.model.count import count_parameters
 from infinito.model.transformer import Transformer
 from infinito.model.weights import load_weights, parameter_shapes
 from infinito.optim.average import Average
 from infinito.optim.optimizers import Optimizers
 from infinito.optim.schedule import learning_rate_factor
+from infinito.runtime.events import note
+from infinito.runtime.memory import peak_memory_mb
 from infinito.runtime.precision import autocast
 from infinito.runtime.random import random_state, seed_everything, set_random_state
 from infinito.train.automatic import attention_reason, resolve_automatic
@@ -39,13 +41,8 @@ from infinito.train.compilation import compile_blocks
 from infinito.train.progress import Progress, require_agreement
 from infinito.train.speed import Speed
 from infinito.train.step import StepResult, accumulate_gradients, training_step
-from infinito.train.summary import performance_report
 
-Announce = Callable[[str], None]
-
-
-def _silent(_: str) -> None:
-    """Announce nothing."""
+_BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -59,10 +56,8 @@ class Evaluation:
 class Trainer:
     """Model, optimizers, data order, random streams and counters of one run."""
 
-    def __init__(
-        self, config: Config, dataset: Dataset | None = None, announce: Announce = _silent
-    ) -> None:
-        self.config = resolve_automatic(config, announce)
+    def __init__(self, config: Config, dataset: Dataset | None = None) -> None:
+        self.config = resolve_automatic(config)
         self.dataset = dataset or prepare(self.config)
         self.device = torch.device(self.config.device)
         seed_everything(self.config.seed)
@@ -71,7 +66,7 @@ class Trainer:
             self.config.model, tokenizer.vocab_size, self.config.data.sequence_length
         ).to(self.device)
         self.model.checkpoint_activations = training.activation_checkpointing
-        announce(f"attention {attention_reason(self.config)}")
+        note(f"attention {attention_reason(self.config)}")
         with autocast(self.precision, self.device.type):
             check_causality(self.model)
             check_causality(self.model, training=True)
@@ -87,7 +82,7 @@ class Trainer:
         self.speed = Speed()
         self.last_learning_rate = 0.0
         if training.fusion == "aggressive":
-            compile_blocks(self.model, self._probe_compiled, announce)
+            compile_blocks(self.model, self._probe_compiled)
 
     # -- the algorithm ------------------------------------------------------------------------
 
@@ -140,7 +135,19 @@ class Trainer:
 
     def performance_report(self) -> dict[str, Any]:
         """Speed without the first steps, peak memory, parameters by part, model size by dtype."""
-        return performance_report(self)
+        model = self.model
+        parts = count_parameters(model.config, model.vocab_size, model.max_positions)
+        return {
+            "steps": self.progress.step,
+            "tokens": self.progress.tokens,
+            "tokens_per_second": self.speed.tokens_per_second,
+            "seconds_per_step": self.speed.seconds_per_step,
+            "peak_memory_mb": peak_memory_mb(self.config.device),
+            "parameters": {**asdict(parts), "total": parts.total},
+            "model_bytes": {name: parts.total * size for name, size in _BYTES_PER_NUMBER.items()},
+            "device": str(self.device),
+            "precision": self.precision,
+        }
 
     # -- where it stands ----------------------------------------------------------------------
 
@@ -248,26 +255,20 @@ class Trainer:
         write_checkpoint(Path(path), self.state())
 
     @classmethod
-    def load(cls, path: str | Path, announce: Announce = _silent) -> Trainer:
+    def load(cls, path: str | Path) -> Trainer:
         """Rebuild a run from its checkpoint alone; its text must be where it was."""
         content = read_checkpoint(Path(path))
         config = config_from_plain(content["config"], str(path))
-        return cls.from_content(content, config, announce=announce)
+        return cls.from_content(content, config)
 
     @classmethod
     def from_content(
-        cls,
-        content: dict[str, Any],
-        config: Config,
-        allow_data_change: bool = False,
-        announce: Announce = _silent,
+        cls, content: dict[str, Any], config: Config, allow_data_change: bool = False
     ) -> Trainer:
         """Rebuild a run from checkpoint content under ``config``: its own, or one changed."""
         tokenizer = Tokenizer.from_json(content["tokenizer"])
         check_shapes(content["model"], planned_shapes(config, tokenizer.vocab_size))
         dataset = prepare(config, tokenizer=tokenizer)
-        for note in dataset.notes:
-            announce(note)
         known, found = content["data"], dataset.text_sha256
         changed = sorted(s for s in known | found if known.get(s) != found.get(s))
         if changed and not allow_data_change:
@@ -275,7 +276,7 @@ class Trainer:
                 f"the {' and '.join(changed)} text is not what this run was trained on",
                 "restore the file, or accept the change with --allow-data-change",
             )
-        trainer = cls(config, dataset, announce)
+        trainer = cls(config, dataset)
         trainer.load_state(content)
         derived = {"vocab_size": trainer.model.vocab_size, "best": trainer.progress.best}
         require_agreement(content, derived if changed else {**derived, "epoch": trainer.epoch})

@@ -45,7 +45,7 @@ def test_kills_around_saving_and_rotation(tmp_path: Path) -> None:
     reached = 0
 
     def save_for_ever() -> None:
-        with RunDirectory.open_existing(run, keep_last=2, announce=lambda _: None) as directory:
+        with RunDirectory.open_existing(run, keep_last=2) as directory:
             step = reached
             while True:
                 step += 1
@@ -61,7 +61,7 @@ def test_kills_around_saving_and_rotation(tmp_path: Path) -> None:
         time.sleep(generator.uniform(0.0, 0.2))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        with RunDirectory.open_existing(run, announce=lambda _: None) as directory:
+        with RunDirectory.open_existing(run) as directory:
             newest = directory.newest_verified()
             steps = directory.steps()
         assert newest is not None

@@ -10,18 +10,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from infinito.config.schema import Config, SplitName
 from infinito.data import hub
+from infinito.data import prepare as preparation
 from infinito.data.cache import Cache, cache_root
-from infinito.data.prepare import Dataset, prepare, tokenize_text
+from infinito.data.prepare import Dataset, tokenize_text
 from infinito.data.token_store import DamagedStoreError, open_store, token_dtype, write_store
 from infinito.data.tokenizer import Tokenizer
 from infinito.errors import DataError
+from infinito.runtime.events import Event, Note, reading
 from tests.support import ROOT, wikitext2_dir, write_text
 
 BYTE = Tokenizer.from_json('{"format":"infinito-tokenizer","version":1,"kind":"byte"}')
@@ -38,7 +40,26 @@ def config(data: dict[str, Any], kind: str = "byte", **tokenizer: Any) -> Config
     return Config.model_validate({"data": values, "tokenizer": {"kind": kind, **tokenizer}})
 
 
-def prepared(data: dict[str, Any], kind: str = "byte", **tokenizer: Any) -> Dataset:
+def heard() -> tuple[list[str], Callable[[Event], None]]:
+    """A list, and a reader that puts every note into it."""
+    notes = list[str]()
+    return notes, lambda event: notes.append(event.text) if isinstance(event, Note) else None
+
+
+class Prepared(Dataset):
+    notes: list[str]
+
+
+def prepare(config: Config, **options: Any) -> Prepared:
+    """``preparation.prepare``, with the notes it gave."""
+    notes, reader = heard()
+    with reading(reader, alone=True):
+        dataset = preparation.prepare(config, **options)
+    object.__setattr__(dataset, "notes", notes)
+    return cast(Prepared, dataset)
+
+
+def prepared(data: dict[str, Any], kind: str = "byte", **tokenizer: Any) -> Prepared:
     return prepare(config(data, kind, **tokenizer))
 
 
@@ -235,8 +256,9 @@ def test_what_a_directory_stands_for_is_told(tmp_path: Path) -> None:
     assert prepared({"train_file": str(tmp_path / "d")}).notes.count(found) == 1
     dataset = prepare(config({"train_file": str(tmp_path / "d")}), tokenizer=BYTE, splits=["valid"])
     assert dataset.notes[0] == found
-    said: list[str] = []
-    tokenize_text(str(tmp_path / "d"), BYTE, announce=said.append)
+    said, reader = heard()
+    with reading(reader, alone=True):
+        tokenize_text(str(tmp_path / "d"), BYTE)
     assert said == [found]
 
 

@@ -216,13 +216,12 @@ def test_every_parameter_moment_and_stream_is_restored(run: Run) -> None:
 
 
 @pytest.mark.row("R-14")
-def test_other_versions_are_announced(run: Run) -> None:
-    said: list[str] = []
-    announce_versions(run.content["versions"], said.append)
-    assert said == []
+def test_other_versions_are_announced(run: Run, notes: list[str]) -> None:
+    announce_versions(run.content["versions"])
+    assert notes == []
     for name, version in run.content["versions"].items():
-        announce_versions(lost(run.content, ("versions", name))["versions"], said.append)
-        assert f"{name} unknown -> {version}" in said[-1]
-        announce_versions(run.content["versions"] | {name: "0.0"}, said.append)
-        assert f"{name} 0.0 -> {version}" in said[-1]
-    assert len(said) == 2 * len(run.content["versions"])
+        announce_versions(lost(run.content, ("versions", name))["versions"])
+        assert f"{name} unknown -> {version}" in notes[-1]
+        announce_versions(run.content["versions"] | {name: "0.0"})
+        assert f"{name} 0.0 -> {version}" in notes[-1]
+    assert len(notes) == 2 * len(run.content["versions"])

@@ -22,13 +22,8 @@ from tests.checkpoint_support import make_content, same, write_step
 
 
 @pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
 def run(tmp_path: Path, notes: list[str]) -> Any:
-    with RunDirectory.create(tmp_path / "run", "x", keep_last=2, announce=notes.append) as run:
+    with RunDirectory.create(tmp_path / "run", "x", keep_last=2) as run:
         yield run
 
 
@@ -323,7 +318,7 @@ def test_leftovers_of_dead_processes_are_removed(run: RunDirectory, notes: list[
     run.close()
     for name in ("step-000004.pt.tmp", "MANIFEST.json.tmp", "mine.tmp"):
         (run.path / name).write_bytes(b"x")
-    with RunDirectory.open_existing(run.path, announce=notes.append):
+    with RunDirectory.open_existing(run.path):
         assert "mine.tmp" in names(run.path)
         assert not {"step-000004.pt.tmp", "MANIFEST.json.tmp"} & names(run.path)
     assert any("step-000004.pt.tmp" in note for note in notes)
@@ -425,9 +420,9 @@ def test_what_a_reference_means(
         time.sleep(0.002)
     a, b = Path("checkpoints/a-1"), Path("checkpoints/b-1")
     os.utime(b, (4e9, 4e9))
-    assert resolve_checkpoint(None, "best", notes.append) == a / "best.pt"
+    assert resolve_checkpoint(None, "best") == a / "best.pt"
     assert any("most recent run" in note for note in notes)
-    assert resolve_checkpoint(None, "newest", notes.append) == a / "step-000004.pt"
+    assert resolve_checkpoint(None, "newest") == a / "step-000004.pt"
     assert resolve_checkpoint(str(b), "best") == b / "step-000004.pt"
     assert resolve_checkpoint(str(b / "last.pt"), "best") == b / "last.pt"
     (tmp_path / "empty").mkdir()

@@ -16,29 +16,27 @@ from infinito.train.trainer import Trainer
 from tests.support import tiny_settings
 
 
-def test_a_failing_probe_falls_back_and_is_announced() -> None:
+def test_a_failing_probe_falls_back_and_is_announced(notes: list[str]) -> None:
     torch.manual_seed(0)
     model = Transformer(ModelConfig(d_model=32, n_layers=2, n_heads=2), 50, 16)
     tokens = torch.randint(0, 50, (2, 16))
     expected = model(tokens)
-    notes: list[str] = []
 
     def probe() -> None:
         raise RuntimeError("no compiler\nand a long story")
 
-    assert not compile_blocks(model, probe, notes.append)
+    assert not compile_blocks(model, probe)
     assert notes == ["fusion: eager, because compiling failed (no compiler)"]
     assert torch.equal(model(tokens), expected)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs g++")
-def test_compiled_training_equals_eager_within_rounding(tmp_path: Path) -> None:
-    notes: list[str] = []
+def test_compiled_training_equals_eager_within_rounding(tmp_path: Path, notes: list[str]) -> None:
     trainers = []
     for fusion in ("none", "aggressive"):
         plain = tiny_settings(tmp_path, training__fusion=fusion, model__n_layers=1)
-        trainer = Trainer(config_from_plain(plain, "test"), announce=notes.append)
+        trainer = Trainer(config_from_plain(plain, "test"))
         torch.manual_seed(3)
         for _ in range(3):
             trainer.train_step()

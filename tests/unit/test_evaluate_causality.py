@@ -173,15 +173,14 @@ def test_a_pass_of_several_rows_finds_the_same(rows: int, monkeypatch: pytest.Mo
 
 
 def test_a_leak_of_compiled_blocks_makes_the_run_eager(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, notes: list[str]
 ) -> None:
     def leaky_compile(block: nn.Module) -> None:
         block._compiled_call_impl = lambda x, _: block.forward(x) + x.flip(1)
 
     monkeypatch.setattr(Block, "compile", leaky_compile)
-    notes: list[str] = []
     plain = tiny_settings(tmp_path, training__fusion="aggressive")
-    trainer = Trainer(config_from_plain(plain, "test"), announce=notes.append)
+    trainer = Trainer(config_from_plain(plain, "test"))
     assert any("eager, because compiling failed (causality" in note for note in notes)
     check_causality(trainer.model)
 

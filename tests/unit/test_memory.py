@@ -27,6 +27,7 @@ from infinito.runtime.memory import (
     memory_errors_explained,
 )
 from infinito.train import plan, session
+from infinito.train.run import RunResult
 from infinito.train.trainer import Trainer
 from tests.support import ROOT, tiny_settings
 
@@ -157,8 +158,13 @@ def test_a_run_trains_with_the_collector_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(session, "run", lambda *_: seen.append(gc.get_freeze_count()))
+
+    def run(*_: object) -> RunResult:
+        seen.append(gc.get_freeze_count())
+        return RunResult(0, 0, None)
+
+    monkeypatch.setattr(session, "run", run)
     config = config_from_plain(tiny_settings(tmp_path), "test")
-    session.start(config, name="tiny", dry_run=False, announce=lambda _: None)
+    session.start(config, name="tiny", dry_run=False)
     assert seen[0] > 100_000, "torch and its imports are more"
     assert gc.get_freeze_count() == 0

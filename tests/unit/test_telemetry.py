@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from infinito.errors import ConfigError
+from infinito.runtime.events import Metrics, progress, reading
 from infinito.telemetry import console
 from infinito.telemetry.console import (
     LiveConsole,
@@ -49,7 +50,7 @@ def test_sparkline_spans_its_own_range() -> None:
 
 
 def test_plain_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    PlainConsole(100).write(RECORD)
+    PlainConsole(100)(Metrics(RECORD))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
@@ -57,8 +58,8 @@ def test_plain_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_panel_shows_losses_speed_and_time(capsys: pytest.CaptureFixture[str]) -> None:
     live = LiveConsole("my run", 100)
-    live.write(RECORD)
-    live.write({**RECORD, "step": 40, "valid_loss": 3.0, "valid_word_perplexity": 120.25})
+    live(Metrics(RECORD))
+    live(Metrics({**RECORD, "step": 40, "valid_loss": 3.0, "valid_word_perplexity": 120.25}))
     live.close()
     shown = capsys.readouterr().err
     for word in ("my run", "step 40/100", "2.5000", "120.25", "12346", "1:01:40", "321 MB"):
@@ -72,11 +73,11 @@ def test_the_panel_shows_how_far_an_evaluation_is(
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the captured stream for a terminal
     monkeypatch.setenv("COLUMNS", "120")
     live = LiveConsole("my run", 100)
-    with live.progress(200, "evaluating", "tokens") as advance:
+    with reading(live), progress(200, "evaluating", "tokens") as advance:
         advance(10)  # nothing to show yet: no record has come
-        live.write(RECORD)
+        live(Metrics(RECORD))
         advance(40)
-    live.write({**RECORD, "step": 40})
+    live(Metrics({**RECORD, "step": 40}))
     live.close()
     shown = capsys.readouterr().err
     assert "evaluating 25%" in shown
@@ -94,7 +95,7 @@ def test_json_lines_are_flushed_and_hold_no_nan(tmp_path: Path) -> None:
 @pytest.mark.skipif(not find_spec("tensorboard"), reason="tensorboard is not installed")
 def test_tensorboard_writes_events(tmp_path: Path) -> None:
     sink = TensorBoard(tmp_path, from_step=0)
-    sink.write(RECORD)
+    sink(Metrics(RECORD))
     sink.close()
     assert list(tmp_path.glob("events.*"))
 

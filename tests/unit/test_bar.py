@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from infinito.runtime import progress as module
-from infinito.runtime.progress import progress, reporting_to, terminal_bar
+from infinito.runtime.events import progress, reading
+from infinito.telemetry import bar as module
+from infinito.telemetry.bar import TerminalBar
 
 
 class Terminal(io.StringIO):
@@ -19,12 +20,9 @@ class Terminal(io.StringIO):
 def shown(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, asked: bool) -> str:
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(module, "DELAY_SECONDS", 0)
-    if asked:
-        with reporting_to(terminal_bar), progress(100, "evaluating", "tokens") as advance:
-            advance(100)
-    else:
-        with progress(100, "evaluating", "tokens") as advance:
-            advance(100)
+    readers = [TerminalBar()] if asked else []
+    with reading(*readers), progress(100, "evaluating", "tokens") as advance:
+        advance(100)
     return stream.getvalue()
 
 

@@ -1,0 +1,121 @@
+"""What happens beside training: evaluating, recording, stopping, saving, watching the cores."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from infinito.checkpoint.run_directory import RunDirectory
+from infinito.runtime.cores import CoreWatch
+from infinito.runtime.events import Metrics, emit, note
+from infinito.runtime.memory import peak_memory_mb
+from infinito.runtime.signals import StopRequest
+from infinito.train.progress import LogWindow
+from infinito.train.run import Callback, Turn
+from infinito.train.trainer import Trainer
+
+
+def _is_due(step: int, every: int) -> bool:
+    """Whether something that happens every ``every`` steps (0: never) happens after ``step``."""
+    return every > 0 and step % every == 0
+
+
+class Evaluate:
+    """Scores the validation text every ``training.eval_every`` steps, and at the end."""
+
+    def after_step(self, trainer: Trainer, turn: Turn) -> None:
+        """Evaluate if it is due."""
+        step = trainer.progress.step
+        if step >= trainer.total_steps or _is_due(step, trainer.config.training.eval_every):
+            turn.evaluation = trainer.validate()
+
+
+class Record:
+    """Emits a line of metrics every ``training.log_every`` steps, and with each evaluation."""
+
+    def __init__(self, seconds_before: float = 0.0) -> None:
+        self._started = time.monotonic() - seconds_before
+
+    def after_step(self, trainer: Trainer, turn: Turn) -> None:
+        """Emit what is due after this step, if anything is."""
+        step, fields = trainer.progress.step, dict[str, Any]()
+        if _is_due(step, trainer.config.training.log_every) or trainer.finished:
+            fields |= _window_fields(trainer)
+        if turn.evaluation is not None:
+            fields["valid_loss"] = turn.evaluation.score.loss
+            fields["valid_word_perplexity"] = turn.evaluation.score.word_perplexity
+        if fields:
+            head = {"step": step, "epoch": trainer.epoch, "tokens": trainer.progress.tokens}
+            left = max(trainer.total_steps - step, 0)
+            tail = {
+                "seconds": time.monotonic() - self._started,
+                "memory_mb": peak_memory_mb(trainer.config.device),
+                "eta_seconds": left * trainer.speed.seconds_per_step,
+            }
+            emit(Metrics(head | fields | tail))
+
+
+def _window_fields(trainer: Trainer) -> dict[str, Any]:
+    """Loss, rate and speed since the last line of metrics, which starts anew."""
+    window = trainer.progress.window
+    if not window.targets:
+        return {}
+    trainer.progress.window = LogWindow()
+    return {
+        "loss": window.loss_sum / window.targets,
+        "learning_rate": trainer.last_learning_rate,
+        "grad_norm": window.grad_norm,
+        "tokens_per_second": trainer.speed.take_window(),
+    }
+
+
+class StopOnSignal:
+    """Ends the run after the step in which a signal came."""
+
+    def __init__(self, request: StopRequest) -> None:
+        self._request = request
+
+    def after_step(self, trainer: Trainer, turn: Turn) -> None:
+        """Pass the signal on."""
+        if self._request.requested and not trainer.finished:
+            turn.stop = "signal"
+
+
+class Save:
+    """Writes a checkpoint every ``training.save_every`` steps, at each best, and at the end.
+
+    It comes after ``Record``, so that a resumed log continues without a gap.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+
+    def after_step(self, trainer: Trainer, turn: Turn) -> None:
+        """Save if it is due."""
+        step = trainer.progress.step
+        is_best = turn.evaluation is not None and turn.evaluation.is_best
+        due = _is_due(step, trainer.config.training.save_every)
+        if is_best or due or trainer.finished or turn.stop:
+            self._directory.save(step, trainer.state(), is_best)
+
+
+class WatchCores:
+    """Says once if other programs keep this one from its cores."""
+
+    def __init__(self) -> None:
+        self._watch: CoreWatch | None = CoreWatch()
+
+    def after_step(self, trainer: Trainer, turn: Turn) -> None:
+        """Look with every line of metrics, until there was something to say."""
+        if self._watch is None or not _is_due(
+            trainer.progress.step, trainer.config.training.log_every
+        ):
+            return
+        if busy := self._watch.busy_note():
+            note(busy)
+            self._watch = None
+
+
+def standard_callbacks() -> list[Callback]:
+    """What a run without a directory does: evaluate and record as its config says."""
+    return [Evaluate(), Record()]
