@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -45,8 +46,9 @@ class RunLock:
         except OSError as error:
             os.close(self._descriptor)
             raise cannot_write(path, error) from error
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk, which what is written next will name
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def is_in(self, run: Path) -> bool:
         """Whether it is the lock of ``run`` as that is now: directories can be made anew."""

@@ -94,6 +94,7 @@ def init(
 
 
 def _write_new(path: Path, text: str) -> None:
+    from infinito.checkpoint.atomic import cannot_write
     from infinito.errors import ResourceError
 
     try:
@@ -107,6 +108,6 @@ def _write_new(path: Path, text: str) -> None:
     try:
         with stream:
             stream.write(text)
-    except OSError:
+    except OSError as error:
         path.unlink()  # this call created it; a full disk must not leave half a config
-        raise
+        raise cannot_write(path, error) from error

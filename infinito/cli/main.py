@@ -27,7 +27,7 @@ from infinito.cli import (
     train,
 )
 from infinito.cli.failure import INTERRUPTED, report, say_error
-from infinito.cli.output import discard, say, unfailing
+from infinito.cli.output import Messages, Results, discard, say, through
 from infinito.version import __version__
 
 
@@ -140,15 +140,13 @@ def _usage_error(error: TyperException) -> int:
 
 def _prepare_streams() -> None:
     """Make stdout and stderr writable for any text, also where the shell has closed them."""
-    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
-        sys.stderr = unfailing(sys.stderr)
-    for name in ("stdout", "stderr"):
+    for name, kind in (("stdout", Results), ("stderr", Messages)):
         stream = getattr(sys, name)
         if stream is None:
             # print(file=None) would write to the other stream
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        elif stream is getattr(sys, f"__{name}__"):  # a test has another
+            setattr(sys, name, through(kind, stream))
 
 
 def _flush_or_discard() -> None:

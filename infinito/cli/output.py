@@ -25,20 +25,35 @@ def say(line: str = "") -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-class _Unfailing(io.FileIO):
+class Results(io.FileIO):
+    """A descriptor for results: what it cannot take is an error that says where that was."""
+
     def write(self, data: Any) -> int:
+        """Write some bytes of ``data``."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+class Messages(io.FileIO):
+    """A descriptor for messages: what it cannot take is lost, and the work goes on without.
+
+    Its reader may leave, its terminal close, the disk behind it be full, while a run trains.
+    """
+
+    def write(self, data: Any) -> int:
+        """Write ``data`` if that is possible."""
         with contextlib.suppress(OSError):
             super().write(data)
         return len(data)
 
 
-def unfailing(stream: TextIO) -> TextIO:
-    """``stream`` for messages: what it cannot take is lost, and the work goes on without.
-
-    Its reader may leave, its terminal close, the disk behind it be full, while a run trains.
-    """
-    raw = _Unfailing(stream.fileno(), "w", closefd=False)
-    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, line_buffering=True)
+def through(kind: type[io.FileIO], stream: TextIO) -> TextIO:
+    """``stream`` anew, for any text, its bytes written by ``kind``."""
+    raw = io.BufferedWriter(kind(stream.fileno(), "w", closefd=False))
+    lines = stream.isatty() or kind is Messages
+    return io.TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=lines)
 
 
 def discard(stream: TextIO) -> None:

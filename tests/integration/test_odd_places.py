@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,26 @@ def test_a_link_to_nowhere_is_told_as_one(tmp_path: Path, target: str) -> None:
     nowhere.mkdir()
     done = infinito("train", "--config", config, "--output-dir", tmp_path / target)
     assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("train --config tiny.yaml --output-dir new", "new/run.json"),
+        ("config init new.yaml", "new.yaml"),
+        ("fit-lambda run --max-steps 1 --output new.pt", "new.pt"),
+        ("analyze run --samples 1 --output-dir new", "new/attention.json"),
+    ],
+)
+def test_a_disk_that_takes_no_byte_is_told_by_the_name_of_the_file(
+    place: Path, command: str, named: str
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        message = infinito(*command.split()).refused(6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"{named}: File too large" in message
+    assert not (place / "new" / ".lock").exists()
+    assert not (place / named).exists()

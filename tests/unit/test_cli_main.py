@@ -269,7 +269,7 @@ def test_closed_descriptors(redirection: str) -> None:
 def test_a_full_disk_behind_stdout_is_a_resource_error(command: str) -> None:
     done = in_shell(command, "> /dev/full")
     assert done.returncode == 6
-    assert done.stderr.startswith("error: No space left on device\nhelp: ")
+    assert done.stderr.startswith("error: No space left on device (standard output)\nhelp: ")
     assert len(done.stderr.splitlines()) == 2
     assert in_shell("nonsense", "2> /dev/full").returncode == 2
 

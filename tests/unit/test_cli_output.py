@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from infinito.cli.output import plain_table, print_json, say, table, unfailing
+from infinito.cli.output import Messages, plain_table, print_json, say, table, through
 from tests.support import ROOT
 
 pty = pytest.importorskip("pty")  # Windows has none
@@ -51,7 +51,7 @@ def test_messages_outlive_their_reader() -> None:
     read_end, write_end = os.pipe()
     with os.fdopen(write_end, "wb", buffering=0) as pipe:
         text = io.TextIOWrapper(pipe, encoding="utf-8")
-        stream = unfailing(text)
+        stream = through(Messages, text)
         print("heard: 地", file=stream)
         assert os.read(read_end, 100).decode() == "heard: 地\n"
         os.close(read_end)
