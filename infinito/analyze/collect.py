@@ -113,7 +113,7 @@ class _Collector:
             )
         first = self.attentions[0]
         return AttentionReport(
-            kind=first.kind,
+            kind=first.options.kind,
             n_windows=n_windows,
             length=length,
             means=self.sums / (n_windows * (length - FEWEST_KEYS + 1)),
@@ -126,7 +126,7 @@ class _Collector:
 def _call(module: SelfAttention, query: Tensor, key: Tensor) -> Call:
     """The attention call that ``module`` makes; keys stand in for the values, never read here."""
     return prepare_call(
-        query, key, key, module.kind, module.lam,
+        query, key, key, module.options.kind, module.lam,
         causal=True, dropout_p=0.0, dropout_seed=None, scale=None, alibi_slopes=module.slopes,
     )  # fmt: skip
 

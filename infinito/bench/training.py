@@ -20,7 +20,7 @@ from infinito.model.step_memory import count_memory
 from infinito.model.transformer import Transformer
 from infinito.optim.optimizers import Optimizers
 from infinito.runtime.memory import keep_freed_memory, peak_memory_mb
-from infinito.train.automatic import resolve_automatic
+from infinito.train.automatic import resolve
 from infinito.train.step import training_step
 
 
@@ -34,7 +34,7 @@ def bench_training(
     ``against``, steps of that config take turns with them; ``speed_ratio`` is the tokens a second
     of ``config`` divided by those of ``against``.
     """
-    config = resolve_automatic(config)
+    config = resolve(config)
     device, training, data = torch.device(config.device), config.training, config.data
     keep_freed_memory()  # as `infinito train` does
     step = training_action(config, vocab_size)
@@ -42,7 +42,7 @@ def bench_training(
     peak = peak_memory_mb(config.device)  # before another model stands beside this one
     actions = {"step": step, **_products(config, vocab_size, device)}
     if against is not None:
-        against = resolve_automatic(against)
+        against = resolve(against)
         actions["against"] = training_action(against, vocab_size)
     times = interleaved_seconds(actions, device, rounds)
     floors = _floor_seconds(config, vocab_size, times)

@@ -9,11 +9,20 @@ from torch import Tensor, nn
 
 from infinito.attention import distance_attention
 from infinito.attention.dot import fused_dot_attention
-from infinito.config.schema import ModelConfig
+from infinito.config.schema import AttentionConfig, ModelConfig
 from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.layers import Linear, RMSNorm
 from infinito.model.position import RotaryTable, alibi_slopes, rotate
 from infinito.model.roles import DeclaresRoles, Role
+
+
+def fused_dot_serves(options: AttentionConfig, device: str) -> bool:
+    """Whether torch's fused kernel runs on this type of device: for plain dot products off the CPU.
+
+    Everything else goes through ``distance_attention``.
+    """
+    plain = options.kind == "dot" and not options.has_lambda and options.lambda_init == 1.0
+    return plain and options.backend == "auto" and device != "cpu"
 
 
 class SelfAttention(nn.Module, DeclaresRoles):
@@ -38,7 +47,7 @@ class SelfAttention(nn.Module, DeclaresRoles):
         kv_width = config.resolved_kv_heads * config.d_head
         self.layer = layer
         self.rotary = rotary
-        self.kind, self.backend = config.attention.kind, config.attention.backend
+        self.options = config.attention
         self.n_heads = config.n_heads
         self.query = Linear(width, width, bias=bias)
         self.key = Linear(width, kv_width, bias=bias)
@@ -48,9 +57,9 @@ class SelfAttention(nn.Module, DeclaresRoles):
         self.key_norm = RMSNorm(self.d_head) if config.qk_norm else nn.Identity()
         dropout = config.attention_dropout
         self.dropout = config.dropout if dropout is None else dropout
-        self.lambda_init = config.attention.lambda_init
+        start = math.log(config.attention.lambda_init)
         self.log_lambda = (
-            nn.Parameter(torch.full((n_lambdas or self.n_heads,), math.log(self.lambda_init)))
+            nn.Parameter(torch.full((n_lambdas or self.n_heads,), start))
             if config.attention.has_lambda
             else None
         )
@@ -80,18 +89,17 @@ class SelfAttention(nn.Module, DeclaresRoles):
     def lam(self) -> Tensor | float:
         """lambda (H,) float32, or the number it is fixed at."""
         if self.log_lambda is None:
-            return self.lambda_init
+            return self.options.lambda_init
         return self.log_lambda.exp().expand(self.n_heads).contiguous()
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(B, H, T, D) and twice (B, K, S, D) -> (B, H, T, D)."""
         dropout = self.dropout if self.training else 0.0
-        plain = self.kind == "dot" and self.log_lambda is None and self.lambda_init == 1.0
-        if plain and self.backend == "auto" and query.device.type != "cpu":
+        if fused_dot_serves(self.options, query.device.type):
             return fused_dot_attention(query, key, value, self.slopes, dropout)
         return distance_attention(
-            query, key, value, self.kind, self.lam,
-            dropout_p=dropout, alibi_slopes=self.slopes, backend=self.backend,
+            query, key, value, self.options.kind, self.lam,
+            dropout_p=dropout, alibi_slopes=self.slopes, backend=self.options.backend,
         )  # fmt: skip
 
     def _heads(self, x: Tensor) -> Tensor:

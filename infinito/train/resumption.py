@@ -18,6 +18,7 @@ from infinito.errors import CheckpointError
 from infinito.optim.schedule import learning_rate_factor
 from infinito.runtime.events import note
 from infinito.runtime.paths import shown
+from infinito.train.automatic import resolve
 from infinito.train.changes import Change, changes, touches_schedule
 from infinito.train.session import abandoned_on_failure, carry_out, rehearse
 from infinito.train.trainer import Trainer
@@ -44,6 +45,7 @@ def resume(request: Resumption, *, dry_run: bool) -> None:
     stored = stored.model_copy(update={"output_dir": str(home)})
     config = override_config(stored, request.settings, request.flags, request.config_file)
     made = changes(stored, config)
+    config = resolve(config)
     trainer = Trainer.from_content(content, config, request.allow_data_change)
     note(f"resuming {shown(path)} at step {trainer.progress.step} of {trainer.total_steps}")
     announce_versions(content["versions"])

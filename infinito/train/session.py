@@ -26,6 +26,7 @@ from infinito.runtime.random import random_state, set_random_state
 from infinito.runtime.signals import StopRequest
 from infinito.telemetry.console import console_sink
 from infinito.telemetry.sinks import JsonLines, Sink, TensorBoard
+from infinito.train.automatic import resolve
 from infinito.train.callbacks import Evaluate, Record, Save, StopOnSignal, WatchCores
 from infinito.train.plan import checkpoint_bytes, plan_lines, require_memory
 from infinito.train.run import Callback, run
@@ -35,6 +36,7 @@ from infinito.train.trainer import Trainer
 
 def start(config: Config, *, name: str, dry_run: bool) -> None:
     """Train a new run of ``config``; ``name`` names its directory where the config does not."""
+    config = resolve(config)
     if dry_run:
         rehearse(_new_trainer(config))
         return

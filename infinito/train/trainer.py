@@ -32,11 +32,10 @@ from infinito.model.weights import load_weights, parameter_shapes
 from infinito.optim.average import Average
 from infinito.optim.optimizers import Optimizers
 from infinito.optim.schedule import learning_rate_factor
-from infinito.runtime.events import note
 from infinito.runtime.memory import peak_memory_mb
 from infinito.runtime.precision import autocast
 from infinito.runtime.random import random_state, seed_everything, set_random_state
-from infinito.train.automatic import attention_reason, resolve_automatic
+from infinito.train.automatic import resolve
 from infinito.train.compilation import compile_blocks
 from infinito.train.progress import Progress, require_agreement
 from infinito.train.speed import Speed
@@ -54,19 +53,24 @@ class Evaluation:
 
 
 class Trainer:
-    """Model, optimizers, data order, random streams and counters of one run."""
+    """Model, optimizers, data order, random streams and counters of one run.
+
+    A config that comes with its data is resolved (:func:`infinito.train.automatic.resolve`);
+    without data, both are made here.
+    """
 
     def __init__(self, config: Config, dataset: Dataset | None = None) -> None:
-        self.config = resolve_automatic(config)
-        self.dataset = dataset or prepare(self.config)
-        self.device = torch.device(self.config.device)
-        seed_everything(self.config.seed)
-        tokenizer, training = self.dataset.tokenizer, self.config.training
-        self.model = Transformer(
-            self.config.model, tokenizer.vocab_size, self.config.data.sequence_length
-        ).to(self.device)
+        if dataset is None:
+            config = resolve(config)
+            dataset = prepare(config)
+        assert "auto" not in (config.device, config.training.precision), "resolve it first"
+        self.config, self.dataset = config, dataset
+        self.device = torch.device(config.device)
+        seed_everything(config.seed)
+        training, length = config.training, config.data.sequence_length
+        self.model = Transformer(config.model, dataset.tokenizer.vocab_size, length)
+        self.model.to(self.device)
         self.model.checkpoint_activations = training.activation_checkpointing
-        note(f"attention {attention_reason(self.config)}")
         with autocast(self.precision, self.device.type):
             check_causality(self.model)
             check_causality(self.model, training=True)
@@ -75,9 +79,7 @@ class Trainer:
             self.device.type, enabled=training.precision == "float16"
         )
         self.average = Average(self.model, training.ema_decay) if training.ema_decay else None
-        self.order = SequenceOrder(
-            self.dataset.splits["train"], self.config.data.sequence_length, self.config.seed
-        )
+        self.order = SequenceOrder(dataset.splits["train"], length, config.seed)
         self.progress = Progress()
         self.speed = Speed()
         self.last_learning_rate = 0.0
@@ -259,13 +261,13 @@ class Trainer:
         """Rebuild a run from its checkpoint alone; its text must be where it was."""
         content = read_checkpoint(Path(path))
         config = config_from_plain(content["config"], str(path))
-        return cls.from_content(content, config)
+        return cls.from_content(content, resolve(config))
 
     @classmethod
     def from_content(
         cls, content: dict[str, Any], config: Config, allow_data_change: bool = False
     ) -> Trainer:
-        """Rebuild a run from checkpoint content under ``config``: its own, or one changed."""
+        """A run rebuilt from checkpoint content under a resolved config, its own or changed."""
         tokenizer = Tokenizer.from_json(content["tokenizer"])
         check_shapes(content["model"], planned_shapes(config, tokenizer.vocab_size))
         dataset = prepare(config, tokenizer=tokenizer)

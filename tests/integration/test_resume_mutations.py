@@ -22,7 +22,7 @@ from infinito.checkpoint.format import read_checkpoint, write_checkpoint
 from infinito.checkpoint.record import library_versions
 from infinito.config.loading import config_from_plain, to_plain
 from infinito.errors import CheckpointError, InfinitoError
-from infinito.train.automatic import resolve_automatic
+from infinito.train.automatic import resolve
 from infinito.train.resumption import announce_versions
 from infinito.train.trainer import Trainer
 from tests.checkpoint_support import same
@@ -144,7 +144,7 @@ def outcome(content: dict[str, Any], run: Run) -> str:
     try:
         content = read_checkpoint(path)
         config = config_from_plain(content["config"], "test", CheckpointError)
-        trainer = Trainer.from_content(content, config)
+        trainer = Trainer.from_content(content, resolve(config))
     except InfinitoError as error:
         return f"refused with {error.exit_code}: {error.message}"
     advance(trainer, END).save(path)
@@ -156,9 +156,7 @@ def is_constant(content: dict[str, Any], path: Leaf) -> bool:
     if path[0] != "config" or len(path) == 1:
         return False
     try:
-        again = resolve_automatic(
-            config_from_plain(lost(content, path)["config"], "test"), lambda _: None
-        )
+        again = resolve(config_from_plain(lost(content, path)["config"], "test"))
     except InfinitoError:
         return False
     return to_plain(again) == content["config"]
