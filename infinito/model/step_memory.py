@@ -29,12 +29,12 @@ class MemoryCount:
     @property
     def total(self) -> int:
         """All parts."""
-        return self.weights + self.beyond_weights
+        return self.weights + self.moments + self.average + self.transient
 
     @property
-    def beyond_weights(self) -> int:
-        """What a step still allocates once the model (and its average) stands."""
-        return self.gradients + self.moments + self.activations + self.loss
+    def transient(self) -> int:
+        """What a step allocates once the model, its moments and its average stand."""
+        return self.gradients + self.activations + self.loss
 
 
 def count_memory(

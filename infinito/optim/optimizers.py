@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,11 @@ State = dict[str, dict[str, Any]]
 
 @dataclass
 class Part:
-    """One torch optimizer, the names of its parameters, its peak rate, its fields a parameter."""
+    """One torch optimizer, the names of its parameters, its peak rate."""
 
     optimizer: torch.optim.Optimizer
     names: list[str]
     peak_learning_rate: float
-    fields: frozenset[str]
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Parameters in the order of ``names``."""
@@ -31,7 +30,10 @@ class Part:
 
 
 class Optimizers:
-    """The optimizers of a run, stepped together; their state is stored by parameter name."""
+    """The optimizers of a run, stepped together; their state is stored by parameter name.
+
+    The state is made here and not by the first step, which may be skipped: so it is always whole.
+    """
 
     def __init__(self, model: nn.Module, training: TrainingConfig) -> None:
         self.parts = list(_build(model, training))
@@ -48,49 +50,43 @@ class Optimizers:
             part.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> State:
-        """{parameter name: {field: tensor or number}}, the live tensors."""
+        """{parameter name: {field: tensor}}, the live tensors."""
         return {
             name: dict(part.optimizer.state[parameter])
             for part in self.parts
             for name, parameter in zip(part.names, part.parameters(), strict=True)
-            if part.optimizer.state[parameter]
         }
 
     def load_state(self, state: State) -> None:
-        """Put a stored state back; every field must have its parameter's shape or be a scalar."""
-        remaining = dict(state)
-        for part in self.parts:
-            for name, parameter in zip(part.names, part.parameters(), strict=True):
-                fields = remaining.pop(name, None)
-                part.optimizer.state.pop(parameter, None)
-                if fields:
-                    _require_fields(name, fields, part.fields)
-                    part.optimizer.state[parameter] = _own_fields(name, fields, parameter)
-        if remaining:
-            raise CheckpointError(
-                f"the optimizer state names unknown parameters: {sorted(remaining)[:3]}"
-            )
+        """Copy a stored state into the live tensors, which lie where their parameters lie.
+
+        Raises:
+            CheckpointError: Parameters, fields, dtypes or shapes are not those of this state.
+        """
+        own = self.state()
+        _require_names("the optimizer state", state.keys(), own.keys())
+        for name, fields in own.items():
+            _require_names(f"the optimizer state of {name}", state[name].keys(), fields.keys())
+            for field, tensor in fields.items():
+                _require_like(f"{name}.{field}", state[name][field], tensor)
+        for name, fields in own.items():
+            for field, tensor in fields.items():
+                tensor.copy_(state[name][field])
 
 
-def _require_fields(name: str, found: dict[str, Any], wanted: frozenset[str]) -> None:
-    if found.keys() != wanted:
+def _require_names(what: str, found: Set[str], wanted: Set[str]) -> None:
+    if missing := sorted(wanted - found)[:3]:
+        raise CheckpointError(f"{what} lacks {', '.join(missing)}")
+    if unknown := sorted(found - wanted)[:3]:
+        raise CheckpointError(f"{what} names {', '.join(unknown)}, unknown to this run")
+
+
+def _require_like(what: str, found: Any, wanted: Tensor) -> None:
+    if not isinstance(found, Tensor) or (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
+        seen = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else "no tensor"
         raise CheckpointError(
-            f"the optimizer state of {name} has the fields {sorted(found)}, not {sorted(wanted)}"
+            f"optimizer field {what} is {seen}, not {wanted.dtype} {tuple(wanted.shape)}"
         )
-
-
-def _own_fields(name: str, fields: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
-    for field, value in fields.items():
-        shape = () if field == "step" else tuple(parameter.shape)
-        if not isinstance(value, Tensor) or value.dtype != parameter.dtype or value.shape != shape:
-            found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else "absent"
-            raise CheckpointError(
-                f"optimizer field {name}.{field} is {found}, not {parameter.dtype} {shape}"
-            )
-    return {
-        field: value.clone().to(parameter.device if value.ndim else value.device)
-        for field, value in fields.items()
-    }
 
 
 def _build(model: nn.Module, training: TrainingConfig) -> Iterator[Part]:
@@ -118,8 +114,8 @@ def _build(model: nn.Module, training: TrainingConfig) -> Iterator[Part]:
         eps=1e-8,
         fused=True,
     )
-    fields = frozenset({"step", "exp_avg", "exp_avg_sq"})
-    yield Part(adamw, [*decayed, *gains], training.learning_rate, fields)
+    every = {**decayed, **gains}
+    yield _part(adamw, every, training.learning_rate, "step", "exp_avg", "exp_avg_sq")
 
 
 def _muon(matrices: dict[str, nn.Parameter], training: TrainingConfig) -> Part:
@@ -131,5 +127,16 @@ def _muon(matrices: dict[str, nn.Parameter], training: TrainingConfig) -> Part:
         momentum=0.95,
         nesterov=True,
     )
-    fields = frozenset({"momentum_buffer"})
-    return Part(muon, list(matrices), training.muon_learning_rate, fields)
+    return _part(muon, matrices, training.muon_learning_rate, "momentum_buffer")
+
+
+def _part(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], rate: float, *fields: str
+) -> Part:
+    """``optimizer`` with the state that its first step would make, beside the parameters."""
+    for parameter in parameters.values():
+        optimizer.state[parameter] = {
+            field: parameter.new_zeros(()) if field == "step" else torch.zeros_like(parameter)
+            for field in fields
+        }
+    return Part(optimizer, list(parameters), rate)

@@ -50,7 +50,7 @@ def require_memory(trainer: Trainer) -> None:
         ResourceError: More is needed than the device has left.
     """
     free = available_bytes(trainer.config.device)
-    needed = memory(trainer).beyond_weights
+    needed = memory(trainer).transient
     if free is None or needed <= free:
         return
     training = trainer.config.training

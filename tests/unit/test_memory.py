@@ -73,7 +73,7 @@ def test_a_step_that_cannot_fit_is_refused_with_a_batch_that_can(
     plain = tiny_settings(tmp_path, training__batch_size=64)
     trainer = Trainer(config_from_plain(plain, "test"))
     plan.require_memory(trainer)
-    needed = plan.memory(trainer).beyond_weights
+    needed = plan.memory(trainer).transient
     monkeypatch.setattr(plan, "available_bytes", lambda _: needed // 2)
     with pytest.raises(ResourceError) as caught:
         plan.require_memory(trainer)

@@ -95,11 +95,51 @@ def test_state_of_another_model_is_refused() -> None:
     optimizers = Optimizers(model, TrainingConfig())
     one_update(model, optimizers)
     state = optimizers.state()
-    with pytest.raises(CheckpointError, match="unknown parameters"):
+    with pytest.raises(CheckpointError, match="nothing, unknown"):
         optimizers.load_state({**state, "nothing": {"step": 1}})
     state["final_norm.weight"]["exp_avg"] = torch.zeros(3)
     with pytest.raises(CheckpointError, match="final_norm"):
         optimizers.load_state(state)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_stored_state_is_put_beside_its_parameter(optimizer: str) -> None:
+    """A file is read into the CPU's memory; fused AdamW wants its step where its parameter is."""
+    training = TrainingConfig(optimizer=optimizer)  # type: ignore[arg-type]
+    model = small_model()
+    optimizers = Optimizers(model, training)
+    one_update(model, optimizers)
+    elsewhere = Optimizers(small_model().to("meta"), training)
+    elsewhere.load_state(optimizers.state())
+    state = elsewhere.state()
+    assert state.keys() == dict(model.named_parameters()).keys()
+    assert any("step" in fields for fields in state.values())
+    assert {v.device.type for fields in state.values() for v in fields.values()} == {"meta"}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_state_that_is_missing_is_refused(optimizer: str) -> None:
+    training = TrainingConfig(optimizer=optimizer)  # type: ignore[arg-type]
+    model = small_model()
+    optimizers = Optimizers(model, training)
+    one_update(model, optimizers)
+    state = optimizers.state()
+    name = "blocks.0.attention.query.weight"
+    without = {key: fields for key, fields in state.items() if key != name}
+    for lacking in ({}, without, {**state, name: {}}):
+        with pytest.raises(CheckpointError, match="lacks"):
+            optimizers.load_state(lacking)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_state_that_no_update_has_touched_is_whole(optimizer: str) -> None:
+    """A float16 run may save before its loss scale has let the first update through."""
+    training = TrainingConfig(optimizer=optimizer)  # type: ignore[arg-type]
+    fresh = Optimizers(small_model(), training)
+    state = fresh.state()
+    fresh.load_state(state)
+    assert all(not value.any() for fields in state.values() for value in fields.values())
+    assert state.keys() == {name for name, _ in small_model().named_parameters()}
 
 
 def test_average_follows_its_definition_and_swaps_back() -> None:
