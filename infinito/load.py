@@ -11,11 +11,11 @@ from infinito.checkpoint.format import read_checkpoint
 from infinito.checkpoint.structure import check_shapes
 from infinito.config.loading import config_from_plain
 from infinito.config.schema import Config
-from infinito.data.tokenizer import Tokenizer
 from infinito.errors import CheckpointError
 from infinito.model.transformer import Transformer
 from infinito.model.weights import load_weights, parameter_shapes
 from infinito.runtime.device import choose_device
+from infinito.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

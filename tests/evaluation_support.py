@@ -10,9 +10,9 @@ import torch
 
 from infinito.config.schema import Config, DataConfig, ModelConfig, TokenizerConfig
 from infinito.data.token_store import TokenStore
-from infinito.data.tokenizer import Tokenizer, train_tokenizer
 from infinito.load import LoadedModel
 from infinito.model.transformer import Transformer
+from infinito.tokenizer.tokenizer import Tokenizer, train_tokenizer
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -8,11 +8,11 @@ import torch
 
 from infinito.bench.machine import median_seconds, read_bandwidth
 from infinito.config.schema import Config, TokenizerConfig
-from infinito.data.tokenizer import Tokenizer, train_tokenizer
 from infinito.generate.engine import generate
 from infinito.generate.sampling_config import SamplingConfig
 from infinito.model.transformer import Transformer
 from infinito.runtime.device import choose_device
+from infinito.tokenizer.tokenizer import Tokenizer, train_tokenizer
 
 
 def bench_generation(config: Config, vocab_size: int, tokens: int, rounds: int) -> dict[str, Any]:

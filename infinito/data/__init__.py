@@ -1,1 +1,1 @@
-"""Text to tokens to sequences: sources, tokenizers, the token cache and the order of training."""
+"""Text to tokens to sequences: sources, the token cache and the order of training."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from infinito.config.schema import Config, SplitName, TokenizerConfig
-from infinito.data.bpe import DEFAULT_VOCAB_SIZE, TRAINING_CHARACTERS
 from infinito.data.cache import Cache, cache_key
 from infinito.data.corpus import Part, file_part
 from infinito.data.find import find_files
@@ -17,9 +16,10 @@ from infinito.data.order import require_sequence
 from infinito.data.overlap import overlap
 from infinito.data.sources import open_corpus
 from infinito.data.token_store import DamagedStoreError, TokenStore, open_store, write_store
-from infinito.data.tokenizer import Tokenizer, train_tokenizer
 from infinito.errors import DataError, ResourceError
 from infinito.runtime.events import note
+from infinito.tokenizer.bpe import DEFAULT_VOCAB_SIZE, TRAINING_CHARACTERS
+from infinito.tokenizer.tokenizer import Tokenizer, train_tokenizer
 
 # A smaller overlap is what any two texts of one kind share.
 _OVERLAP_WORTH_A_WARNING = 0.01

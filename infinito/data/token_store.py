@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from infinito.data.cache import Cache
-from infinito.data.coder import UNKNOWN
 from infinito.data.text import CHUNK_BYTES
-from infinito.data.tokenizer import Tokenizer
 from infinito.errors import DataError
+from infinito.tokenizer.coder import UNKNOWN
+from infinito.tokenizer.tokenizer import Tokenizer
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 

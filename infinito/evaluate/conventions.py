@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infinito.data.token_store import TokenStore
-from infinito.data.tokenizer import Tokenizer
 from infinito.evaluate.detokenise import detokenise_wikitext
 from infinito.evaluate.interval import document_texts
 from infinito.evaluate.perplexity import Score, perplexity, stream_nats
@@ -25,6 +24,7 @@ from infinito.evaluate.windows import (
     sliding_windows,
 )
 from infinito.model.transformer import Transformer
+from infinito.tokenizer.tokenizer import Tokenizer
 
 _HUGGING_FACE_STRIDE = 512
 _LLAMA_CPP_CHUNK = 512

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infinito.data.token_store import TokenStore
-from infinito.data.tokenizer import Tokenizer
 from infinito.evaluate.perplexity import Floats, Score, perplexity
+from infinito.tokenizer.tokenizer import Tokenizer
 
 _RESAMPLES = 1000
 _SEED = 0

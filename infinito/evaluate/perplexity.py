@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from infinito.data.token_store import TokenStore
-from infinito.data.tokenizer import Tokenizer
 from infinito.errors import ConfigError, DataError, DivergedError
 from infinito.evaluate.mode import evaluation_mode
 from infinito.evaluate.windows import Window, batches, sliding_windows
 from infinito.model.loss import IGNORED
 from infinito.model.transformer import Transformer
 from infinito.runtime.events import progress
+from infinito.tokenizer.tokenizer import Tokenizer
 
 Floats = NDArray[np.float64]
 _PASS_TOKENS = 2048

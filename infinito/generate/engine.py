@@ -15,7 +15,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from infinito.data.tokenizer import Tokenizer
 from infinito.errors import DivergedError
 from infinito.generate import processors
 from infinito.generate.constraints import (
@@ -27,6 +26,7 @@ from infinito.generate.constraints import (
 from infinito.generate.context import Context
 from infinito.generate.sampling_config import SamplingConfig
 from infinito.model.transformer import Transformer
+from infinito.tokenizer.tokenizer import Tokenizer
 
 FinishReason = Literal["length", "eos", "stop"]
 OnToken = Callable[[int, str], None]

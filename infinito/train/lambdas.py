@@ -24,7 +24,6 @@ from infinito.config.loading import config_from_plain, to_plain
 from infinito.config.schema import Config
 from infinito.data.order import SequenceOrder
 from infinito.data.prepare import Dataset
-from infinito.data.tokenizer import Tokenizer
 from infinito.errors import CheckpointError, ConfigError, DataError, DivergedError
 from infinito.evaluate.perplexity import Score, score, windows_a_pass
 from infinito.load import build_model, planned_shapes
@@ -34,6 +33,7 @@ from infinito.model.weights import load_weights
 from infinito.runtime.device import choose_device
 from infinito.runtime.events import note
 from infinito.runtime.precision import autocast
+from infinito.tokenizer.tokenizer import Tokenizer
 
 #: Times that the validation text is scored, evenly over the steps, the start not counted.
 _EVALUATIONS = 4

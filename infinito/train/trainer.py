@@ -21,7 +21,6 @@ from infinito.config.loading import config_from_plain, to_plain
 from infinito.config.schema import Config
 from infinito.data.order import SequenceOrder
 from infinito.data.prepare import Dataset, prepare
-from infinito.data.tokenizer import Tokenizer
 from infinito.errors import CheckpointError, DataError, DivergedError
 from infinito.evaluate.causality import check_causality
 from infinito.evaluate.perplexity import Score, score, windows_a_pass
@@ -35,6 +34,7 @@ from infinito.optim.schedule import learning_rate_factor
 from infinito.runtime.memory import peak_memory_mb
 from infinito.runtime.precision import autocast
 from infinito.runtime.random import random_state, seed_everything, set_random_state
+from infinito.tokenizer.tokenizer import Tokenizer
 from infinito.train.automatic import resolve
 from infinito.train.compilation import compile_blocks
 from infinito.train.progress import Progress, require_agreement

@@ -21,9 +21,9 @@ from infinito.data import prepare as preparation
 from infinito.data.cache import Cache, cache_root
 from infinito.data.prepare import Dataset, tokenize_text
 from infinito.data.token_store import DamagedStoreError, open_store, token_dtype, write_store
-from infinito.data.tokenizer import Tokenizer
 from infinito.errors import DataError
 from infinito.runtime.events import Event, Note, reading
+from infinito.tokenizer.tokenizer import Tokenizer
 from tests.support import ROOT, wikitext2_dir, write_text
 
 BYTE = Tokenizer.from_json('{"format":"infinito-tokenizer","version":1,"kind":"byte"}')

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from infinito.config.schema import ModelConfig, TokenizerConfig
-from infinito.data.tokenizer import Tokenizer, train_tokenizer
 from infinito.errors import DivergedError
 from infinito.generate.engine import Sample, generate
 from infinito.generate.sampling_config import SamplingConfig
 from infinito.model.transformer import Transformer
+from infinito.tokenizer.tokenizer import Tokenizer, train_tokenizer
 
 CONTEXT = 16
 TEXT = "the cat <unk> sat on the mat .\nthe dog , a <unk> one , saw the cat .\n"

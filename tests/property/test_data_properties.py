@@ -13,8 +13,8 @@ from infinito.data.documents import articles, cut, passages
 from infinito.data.order import SequenceOrder
 from infinito.data.text import split_lines
 from infinito.data.token_store import TokenStore
-from infinito.data.tokenizer import Tokenizer, train_tokenizer
 from infinito.errors import DataError
+from infinito.tokenizer.tokenizer import Tokenizer, train_tokenizer
 
 quick = settings(max_examples=25, deadline=None)
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from infinito.config.schema import ModelConfig, TokenizerConfig
-from infinito.data.tokenizer import train_tokenizer
 from infinito.generate import context
 from infinito.generate.engine import generate
 from infinito.generate.sampling_config import SamplingConfig
 from infinito.model import decode
 from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.transformer import Transformer
+from infinito.tokenizer.tokenizer import train_tokenizer
 
 missing = decode.why_missing()
 pytestmark = pytest.mark.skipif(missing is not None, reason=str(missing))

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from infinito.config.schema import TokenizerConfig
-from infinito.data.bpe import DEFAULT_VOCAB_SIZE, BytePairCoder
-from infinito.data.coder import ByteCoder, Coder
-from infinito.data.word import WordCoder
 from infinito.errors import ConfigError, DataError
+from infinito.tokenizer.bpe import DEFAULT_VOCAB_SIZE, BytePairCoder
+from infinito.tokenizer.coder import ByteCoder, Coder
+from infinito.tokenizer.word import WordCoder
 
 FORMAT = "infinito-tokenizer"
 FORMAT_VERSION = 1

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from infinito.config.schema import TokenizerConfig
-from infinito.data import bpe, word
-from infinito.data.tokenizer import Tokenizer, train_tokenizer
 from infinito.errors import DataError
+from infinito.tokenizer import bpe, word
+from infinito.tokenizer.tokenizer import Tokenizer, train_tokenizer
 
 TEXTS = ["the cat <unk> sat on <unk> the mat\n" * 20, "the dog\n the cat <unk>, <unk>\n" * 9]
 
@@ -125,7 +125,7 @@ def test_hostile_json_is_refused(text: str) -> None:
 
 
 def test_too_long_json_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infinito.data.tokenizer.MAX_JSON_CHARACTERS", 100)
+    monkeypatch.setattr("infinito.tokenizer.tokenizer.MAX_JSON_CHARACTERS", 100)
     with pytest.raises(DataError, match="longer than"):
         Tokenizer.from_json(trained("bpe").to_json())
 

@@ -13,8 +13,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from infinito.data.coder import UNKNOWN
 from infinito.errors import DataError
+from infinito.tokenizer.coder import UNKNOWN
 
 if TYPE_CHECKING:
     import tokenizers

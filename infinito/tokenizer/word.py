@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from infinito.data.coder import END, UNKNOWN
 from infinito.errors import DataError
+from infinito.tokenizer.coder import END, UNKNOWN
 
 # More distinct words than this are no closed vocabulary, and counting them would eat the memory.
 MAX_DISTINCT_WORDS = 4_000_000
