@@ -10,6 +10,9 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+# A row more would shift a live panel, which is drawn over itself: the notice takes the place of
+# its last row, without wrapping, until the panel is drawn again.
+_IN_ONE_ROW = "\r\x1b[2K\x1b[?7l{}\x1b[?7h"
 _SHOW_CURSOR = b"\x1b[?25h"  # a live display may have hidden it
 
 
@@ -59,9 +62,7 @@ class StopRequest:
             self.signal_number = number
             notice = f"{name}: stopping after this step and its checkpoint"
             notice += "" if number == signal.SIGHUP else " (again: exit at once)"
-            # A line end would shift a live panel, which is drawn over itself; there the notice
-            # stands behind the panel until that is drawn again.
-            _write_stderr((f"  {notice}" if _on_terminal() else f"\n{notice}\n").encode())
+            _write_stderr((_IN_ONE_ROW if _on_terminal() else "\n{}\n").format(notice).encode())
         elif number != signal.SIGHUP:
             _write_stderr(f"\nsecond {name}: exiting at once\n".encode())
             _restore_terminal()
@@ -75,7 +76,8 @@ def _write_stderr(text: bytes) -> None:
 
 
 def _on_terminal() -> bool:
-    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+    is_open = sys.stderr is not None and not sys.stderr.closed
+    return is_open and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _restore_terminal() -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console, ConsoleRenderable, RenderableType, RenderHook
+from rich.constrain import Constrain
+from rich.control import Control
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.segment import ControlType
+from rich.table import Table
 
 from infinito.runtime.events import Event, Metrics, Work
 from infinito.telemetry.sinks import Record
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
 _REDRAW_SECONDS = 0.5
+_KEY_COLUMNS = 3  # beside the panel: the terminal's own ^C must not wrap
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -57,19 +65,17 @@ class PlainConsole:
         """Nothing to finish."""
 
 
-class LiveConsole:
+class LiveConsole(RenderHook):
     """A panel that is redrawn in place: progress, losses, speed, memory, and a curve."""
 
     def __init__(self, title: str, total_steps: int, known: Record | None = None) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
         self.title = title
         self.total_steps = total_steps
         self.latest: dict[str, Any] = dict(known or {})
         self.busy, self._drawn = "", time.monotonic()
         self.losses: deque[float] = deque(maxlen=48)
         self.live = Live(console=Console(stderr=True), auto_refresh=False)
+        self.live.console.push_render_hook(self)
         self.live.start()
 
     def __call__(self, event: Event) -> None:
@@ -97,11 +103,20 @@ class LiveConsole:
         """Leave the last panel on the screen."""
         self.live.stop()
 
-    def _panel(self) -> RenderableType:
-        from rich.panel import Panel
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Before anything is drawn: erase the rows that rich does not know of.
 
+        Most terminals wrap the lines of the last panel when their window becomes narrower; and
+        before the first panel, the cursor may stand behind the notice of a signal.
+        """
+        shape, erase = self.live._live_render._shape, (ControlType.ERASE_IN_LINE, 2)
+        if shape is None:
+            return [Control(ControlType.CARRIAGE_RETURN, erase), *renderables]
+        width, height = shape
+        wrapped = height * ((width - 1) // self.live.console.width) if _wraps_anew() else 0
+        return [Control(*((ControlType.CURSOR_UP, 1), erase) * wrapped), *renderables]
+
+    def _panel(self) -> RenderableType:
         latest = self.latest
         done = Table.grid(padding=(0, 2))
         done.add_row(
@@ -116,7 +131,8 @@ class LiveConsole:
         whole.add_row(grid)
         curve = f"[dim]loss curve[/] {sparkline(list(self.losses))}"
         whole.add_row(f"{curve}  [dim]{self.busy}[/]" if self.busy else curve)
-        return Panel(whole, title=self.title, title_align="left", expand=False)
+        panel = Panel(whole, title=self.title, title_align="left", expand=False)
+        return Constrain(panel, max(self.live.console.width - _KEY_COLUMNS, 1))
 
     def _cells(self) -> list[list[str]]:
         latest = self.latest
@@ -145,6 +161,12 @@ class LiveConsole:
         ]
 
 
+def _wraps_anew() -> bool:
+    """Whether a narrower window wraps long lines; those of xterm, screen and Linux cut them."""
+    cuts = {"XTERM_VERSION", "STY"} & os.environ.keys() or os.environ.get("TERM") == "linux"
+    return "TMUX" in os.environ or not cuts
+
+
 def sparkline(values: list[float]) -> str:
     """A curve in one row of block characters, scaled to its own range."""
     if not values:
@@ -161,8 +183,6 @@ def console_sink(
 
     ``known`` is what the panel shows before its first record: the evaluation of a resumed run.
     """
-    from rich.console import Console
-
     console = Console(stderr=True)
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveConsole(title, total_steps, known)
