@@ -17,15 +17,18 @@ wait_briefly()  # before anything imports torch
 if TYPE_CHECKING:
     from infinito.analyze.collect import analyze_attention
     from infinito.config.loading import load_config
-    from infinito.load import LoadedModel, load_model
-    from infinito.train.lambdas import fit_lambda
+    from infinito.load import LoadedModel, load_model, open_checkpoint
+    from infinito.train.callbacks import standard_callbacks
+    from infinito.train.run import run
     from infinito.train.trainer import Trainer
 
 _HOMES = {
     "Trainer": "infinito.train.trainer",
     "LoadedModel": "infinito.load",
     "load_model": "infinito.load",
-    "fit_lambda": "infinito.train.lambdas",
+    "open_checkpoint": "infinito.load",
+    "run": "infinito.train.run",
+    "standard_callbacks": "infinito.train.callbacks",
     "load_config": "infinito.config.loading",
     "analyze_attention": "infinito.analyze.collect",
 }
@@ -35,9 +38,11 @@ __all__ = [
     "Trainer",
     "__version__",
     "analyze_attention",
-    "fit_lambda",
     "load_config",
     "load_model",
+    "open_checkpoint",
+    "run",
+    "standard_callbacks",
 ]
 
 

@@ -1,11 +1,13 @@
-"""A trained model from one file: weights, tokenizer and config, nothing else needed."""
+"""One way to open a checkpoint, for all who use one: resuming, evaluating, fitting, exporting."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from infinito.checkpoint.format import read_checkpoint
 from infinito.checkpoint.structure import check_shapes
@@ -16,6 +18,46 @@ from infinito.model.transformer import Transformer
 from infinito.model.weights import load_weights, parameter_shapes
 from infinito.runtime.device import choose_device
 from infinito.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class OpenedCheckpoint:
+    """A checkpoint of which everything agrees: its weights with its config and its tokenizer."""
+
+    path: Path
+    content: dict[str, Any] = field(repr=False)
+    config: Config
+    tokenizer: Tokenizer
+
+    def weights(self, use_average: bool = True) -> dict[str, Tensor]:
+        """{name: weight}, the averaged ones where they exist and are wanted."""
+        averaged = self.content["average"] if use_average else None
+        return dict(averaged or self.content["model"])
+
+
+def open_checkpoint(path: str | Path) -> OpenedCheckpoint:
+    """Read and verify a checkpoint file; no model is built, and no weight copied.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, hostile, or contradicts itself.
+    """
+    return checked_content(read_checkpoint(Path(path)), Path(path))
+
+
+def checked_content(content: dict[str, Any], path: Path) -> OpenedCheckpoint:
+    """What was read from ``path``, once its parts agree; raises as :func:`open_checkpoint`."""
+    config = config_from_plain(content["config"], str(path), CheckpointError)
+    tokenizer = Tokenizer.from_json(content["tokenizer"])
+    if tokenizer.vocab_size != content["vocab_size"]:
+        raise CheckpointError(
+            f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, "
+            f"and vocab_size says {content['vocab_size']}"
+        )
+    shapes = planned_shapes(config, tokenizer.vocab_size)
+    for weights in (content["model"], content["average"]):
+        if weights is not None:
+            check_shapes(weights, shapes)
+    return OpenedCheckpoint(path, content, config, tokenizer)
 
 
 @dataclass(frozen=True)
@@ -31,7 +73,7 @@ class LoadedModel:
 
 
 def load_model(path: str | Path, device: str = "auto", use_average: bool = True) -> LoadedModel:
-    """Read and verify a checkpoint file and rebuild its model.
+    """Open a checkpoint file and rebuild its model.
 
     Args:
         path: A ``.pt`` file.
@@ -39,25 +81,15 @@ def load_model(path: str | Path, device: str = "auto", use_average: bool = True)
         use_average: Take the averaged weights where the checkpoint has them.
 
     Raises:
-        CheckpointError: The file is missing, damaged, hostile, or does not fit its own config.
+        CheckpointError: as :func:`open_checkpoint` says.
         DivergedError: Its weights are not finite.
     """
-    path = Path(path)
-    content = read_checkpoint(path)
-    config = config_from_plain(content["config"], str(path), CheckpointError)
-    tokenizer = Tokenizer.from_json(content["tokenizer"])
-    if tokenizer.vocab_size != content["vocab_size"]:
-        raise CheckpointError(
-            f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, "
-            f"the checkpoint says {content['vocab_size']}"
-        )
-    averaged = content["average"] if use_average else None
-    weights = averaged or content["model"]
-    check_shapes(weights, planned_shapes(config, tokenizer.vocab_size))
-    model = build_model(config, tokenizer.vocab_size)
-    load_weights(model, weights)
+    opened = open_checkpoint(path)
+    model = build_model(opened.config, opened.tokenizer.vocab_size)
+    load_weights(model, opened.weights(use_average))
     model.to(choose_device(device).value).eval().requires_grad_(False)
-    return LoadedModel(model, tokenizer, config, content["step"], path, content["data"])
+    step, data = opened.content["step"], opened.content["data"]
+    return LoadedModel(model, opened.tokenizer, opened.config, step, opened.path, data)
 
 
 def planned_shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, ...]]:

@@ -46,15 +46,19 @@ def fit_lambda(
 
     from infinito.checkpoint.discover import resolve_checkpoint
     from infinito.data.prepare import prepare
-    from infinito.train.lambdas import fit_lambda, open_subject
+    from infinito.load import open_checkpoint
+    from infinito.train.lambdas import fit_lambda, lambda_trainer, save_fitted
 
     path = resolve_checkpoint(chosen, "best")
     target = output or path.parent / _FILE
     _require_absent(target)
-    subject = open_subject(path, device)
-    dataset = prepare(with_settings(subject.config, settings or []), tokenizer=subject.tokenizer)
-    fit = fit_lambda(subject, dataset, epochs=epochs, max_steps=max_steps, learning_rate=lr)
-    subject.save(target)
+    opened = open_checkpoint(path)
+    dataset = prepare(with_settings(opened.config, settings or []), tokenizer=opened.tokenizer)
+    trainer = lambda_trainer(
+        opened, dataset, device=device, epochs=epochs, max_steps=max_steps, learning_rate=lr
+    )
+    fit = fit_lambda(trainer)
+    save_fitted(opened, trainer, target)
     _show(fit, {"checkpoint": str(path), "output": str(target)}, json)
 
 

@@ -91,12 +91,9 @@ def _require_like(what: str, found: Any, wanted: Tensor) -> None:
 
 def _build(model: nn.Module, training: TrainingConfig) -> Iterator[Part]:
     """Norm gains never decay; embeddings and head take AdamW under either optimizer."""
-    hidden = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.ndim == 2 and name.startswith("blocks.")
-    }
-    rest = {name: p for name, p in model.named_parameters() if name not in hidden}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    hidden = {n: p for n, p in trained.items() if p.ndim == 2 and n.startswith("blocks.")}
+    rest = {name: p for name, p in trained.items() if name not in hidden}
     tables = {name: p for name, p in rest.items() if p.ndim >= 2}
     gains = {name: p for name, p in rest.items() if p.ndim < 2}
     if training.optimizer == "muon":

@@ -21,12 +21,15 @@ def _is_due(step: int, every: int) -> bool:
 
 
 class Evaluate:
-    """Scores the validation text every ``training.eval_every`` steps, and at the end."""
+    """Scores the validation text every so many steps, and at the end."""
+
+    def __init__(self, every: int) -> None:
+        self._every = every
 
     def after_step(self, trainer: Trainer, turn: Turn) -> None:
         """Evaluate if it is due."""
         step = trainer.progress.step
-        if step >= trainer.total_steps or _is_due(step, trainer.config.training.eval_every):
+        if step >= trainer.total_steps or _is_due(step, self._every):
             turn.evaluation = trainer.validate()
 
 
@@ -116,6 +119,6 @@ class WatchCores:
             self._watch = None
 
 
-def standard_callbacks() -> list[Callback]:
+def standard_callbacks(trainer: Trainer) -> list[Callback]:
     """What a run without a directory does: evaluate and record as its config says."""
-    return [Evaluate(), Record()]
+    return [Evaluate(trainer.config.training.eval_every), Record()]

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from infinito.checkpoint.discover import resolve_checkpoint, suggest_other
-from infinito.checkpoint.format import read_checkpoint
 from infinito.checkpoint.record import library_versions
 from infinito.checkpoint.run_directory import RunDirectory
 from infinito.config.explain import printable
-from infinito.config.loading import config_from_plain, override_config
+from infinito.config.loading import override_config
 from infinito.config.schema import Config
 from infinito.errors import CheckpointError
+from infinito.load import OpenedCheckpoint, open_checkpoint
 from infinito.optim.schedule import learning_rate_factor
 from infinito.runtime.events import note
 from infinito.runtime.paths import shown
@@ -38,17 +38,16 @@ class Resumption:
 def resume(request: Resumption, *, dry_run: bool) -> None:
     """Continue a run exactly where its checkpoint stands, under the changes asked for."""
     path = resolve_checkpoint(request.reference, "newest")
-    content = _read(path)
-    stored = config_from_plain(content["config"], str(path), CheckpointError)
+    opened = _open(path)
     # The directory a run lies in may have moved since; where it is now is no change.
     home = path.parent.resolve()
-    stored = stored.model_copy(update={"output_dir": str(home)})
+    stored = opened.config.model_copy(update={"output_dir": str(home)})
     config = override_config(stored, request.settings, request.flags, request.config_file)
     made = changes(stored, config)
     config = resolve(config)
-    trainer = Trainer.from_content(content, config, request.allow_data_change)
+    trainer = Trainer.from_checkpoint(opened, config, request.allow_data_change)
     note(f"resuming {shown(path)} at step {trainer.progress.step} of {trainer.total_steps}")
-    announce_versions(content["versions"])
+    announce_versions(opened.content["versions"])
     announce_changes(made, stored, trainer)
     if trainer.finished:
         note(f"nothing to do: already at step {trainer.progress.step} of {trainer.total_steps}")
@@ -60,9 +59,9 @@ def resume(request: Resumption, *, dry_run: bool) -> None:
         _continue_elsewhere(trainer, path, home)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _open(path: Path) -> OpenedCheckpoint:
     try:
-        return read_checkpoint(path)
+        return open_checkpoint(path)
     except CheckpointError as error:
         raise CheckpointError(error.message, suggest_other(path)) from error
 

@@ -87,9 +87,12 @@ def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
     directory.write_text("config.yaml", to_yaml(trainer.config))
     with _readers(trainer, directory), StopRequest() as stop:
         callbacks: list[Callback] = [
-            Evaluate(), Record(_seconds_before(directory)), watch, StopOnSignal(stop),
+            Evaluate(trainer.config.training.eval_every),
+            Record(_seconds_before(directory)),
+            watch,
+            StopOnSignal(stop),
             Save(directory),
-        ]  # fmt: skip
+        ]
         # A library may draw from Python's stream when it is imported (rich does), and imports
         # depend on the process: the run goes on with the streams it was built or restored with.
         set_random_state(streams, trainer.config.device)

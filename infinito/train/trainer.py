@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from infinito.checkpoint.format import read_checkpoint, write_checkpoint
+from infinito.checkpoint.format import write_checkpoint
 from infinito.checkpoint.record import library_versions
 from infinito.checkpoint.structure import FORMAT, FORMAT_VERSION, check_shapes
-from infinito.config.loading import config_from_plain, to_plain
+from infinito.config.loading import to_plain
 from infinito.config.schema import Config
 from infinito.data.order import SequenceOrder
 from infinito.data.prepare import Dataset, prepare
 from infinito.errors import CheckpointError, DataError, DivergedError
 from infinito.evaluate.causality import check_causality
 from infinito.evaluate.perplexity import Score, score, windows_a_pass
-from infinito.load import planned_shapes
+from infinito.load import OpenedCheckpoint, open_checkpoint
 from infinito.model.count import count_parameters
 from infinito.model.transformer import Transformer
 from infinito.model.weights import load_weights, parameter_shapes
@@ -59,7 +61,17 @@ class Trainer:
     without data, both are made here.
     """
 
-    def __init__(self, config: Config, dataset: Dataset | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset | None = None,
+        weights: dict[str, Tensor] | None = None,
+        trainable: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Build the run; it starts from ``weights`` where they are given.
+
+        Only parameters whose names are ``trainable`` are trained (None: all), the rest is frozen.
+        """
         if dataset is None:
             config = resolve(config)
             dataset = prepare(config)
@@ -69,6 +81,11 @@ class Trainer:
         seed_everything(config.seed)
         training, length = config.training, config.data.sequence_length
         self.model = Transformer(config.model, dataset.tokenizer.vocab_size, length)
+        if weights is not None:
+            load_weights(self.model, weights)
+        if trainable is not None:
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(trainable(name))
         self.model.to(self.device)
         self.model.checkpoint_activations = training.activation_checkpointing
         with autocast(self.precision, self.device.type):
@@ -259,18 +276,16 @@ class Trainer:
     @classmethod
     def load(cls, path: str | Path) -> Trainer:
         """Rebuild a run from its checkpoint alone; its text must be where it was."""
-        content = read_checkpoint(Path(path))
-        config = config_from_plain(content["config"], str(path))
-        return cls.from_content(content, resolve(config))
+        opened = open_checkpoint(path)
+        return cls.from_checkpoint(opened, resolve(opened.config))
 
     @classmethod
-    def from_content(
-        cls, content: dict[str, Any], config: Config, allow_data_change: bool = False
+    def from_checkpoint(
+        cls, opened: OpenedCheckpoint, config: Config, allow_data_change: bool = False
     ) -> Trainer:
-        """A run rebuilt from checkpoint content under a resolved config, its own or changed."""
-        tokenizer = Tokenizer.from_json(content["tokenizer"])
-        check_shapes(content["model"], planned_shapes(config, tokenizer.vocab_size))
-        dataset = prepare(config, tokenizer=tokenizer)
+        """A run rebuilt from a checkpoint under a resolved config, its own or one changed."""
+        content = opened.content
+        dataset = prepare(config, tokenizer=opened.tokenizer)
         known, found = content["data"], dataset.text_sha256
         changed = sorted(s for s in known | found if known.get(s) != found.get(s))
         if changed and not allow_data_change:

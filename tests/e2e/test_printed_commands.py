@@ -47,7 +47,7 @@ def test_after_writing_a_config(place: Path) -> None:
     assert commands(written.err) == [["train", "--config", f"{NAME}.yaml"]]
 
 
-@pytest.mark.parametrize("moment", ["from_content", "probe"])
+@pytest.mark.parametrize("moment", ["from_checkpoint", "probe"])
 def test_after_an_interruption_before_the_first_step_of_a_resume(
     place: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

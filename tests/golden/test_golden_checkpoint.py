@@ -10,6 +10,7 @@ import pytest
 from infinito.checkpoint.format import read_checkpoint, write_checkpoint
 from infinito.cli.main import main
 from infinito.config.loading import config_from_plain
+from infinito.load import open_checkpoint
 from infinito.train.trainer import Trainer
 from tests.golden.make_checkpoint import NEW_TOKENS, PENALTY, PROMPT, TEXT
 
@@ -37,7 +38,7 @@ def test_a_kept_checkpoint_is_trained_on(path: Path) -> None:
     content = read_checkpoint(path)
     config = config_from_plain(content["config"], str(path))
     # Its text is Python's own documentation, which is another one in every version of Python.
-    trainer = Trainer.from_content(content, config, allow_data_change=True)
+    trainer = Trainer.from_checkpoint(open_checkpoint(path), config, allow_data_change=True)
     assert trainer.progress.step == content["step"] > 0
     before = trainer.optimizers.state()["embedding.weight"]["exp_avg"].clone()
     assert before.any()

@@ -13,11 +13,11 @@ import torch
 
 from infinito.cli.main import main
 from infinito.config.loading import config_from_plain
-from infinito.data.prepare import Dataset, prepare
+from infinito.data.prepare import prepare
 from infinito.errors import ConfigError
-from infinito.load import load_model
+from infinito.load import load_model, open_checkpoint
 from infinito.train import lambdas
-from infinito.train.lambdas import Subject, fit_lambda, open_subject, standard_error
+from infinito.train.lambdas import fit_lambda, lambda_trainer, save_fitted, standard_error
 from infinito.train.trainer import Trainer
 from tests.support import tiny_settings
 
@@ -42,81 +42,84 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-def opened(path: Path) -> tuple[Subject, Dataset]:
-    subject = open_subject(path, "cpu")
-    return subject, prepare(subject.config, tokenizer=subject.tokenizer)
+def opened(path: Path, **options: Any) -> Trainer:
+    checkpoint = open_checkpoint(path)
+    dataset = prepare(checkpoint.config, tokenizer=checkpoint.tokenizer)
+    return lambda_trainer(checkpoint, dataset, device="cpu", **options)
 
 
-def spoil(subject: Subject, factor: float) -> None:
+def loss_of_start(path: Path) -> float:
+    return fit_lambda(opened(path, max_steps=1, learning_rate=1e-12)).loss_before
+
+
+def spoil(trainer: Trainer, factor: float) -> None:
     with torch.no_grad():
-        for name, parameter in subject.model.named_parameters():
+        for name, parameter in trainer.model.named_parameters():
             if name.endswith("log_lambda"):
                 parameter += math.log(factor)
 
 
 def test_a_wrong_lambda_is_mended_and_nothing_else_moves(trained: dict[str, Path]) -> None:
-    subject, dataset = opened(trained["l1"])
-    spoil(subject, 0.05)
-    before = {name: p.detach().clone() for name, p in subject.model.named_parameters()}
-    fit = fit_lambda(subject, dataset, max_steps=40, learning_rate=0.2)
+    trainer = opened(trained["l1"], max_steps=40, learning_rate=0.2)
+    spoil(trainer, 0.05)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    fit = fit_lambda(trainer)
     assert fit.change < -0.005
     assert -fit.change > 2 * fit.noise > 0
     assert fit.best_step > 0
     assert fit.tokens == 40 * 4 * 16
     assert [step for step, _ in fit.history] == [0, 10, 20, 30, 40]
     assert np.mean(fit.after) > 1.5 * np.mean(fit.before)
-    moved = {n for n, p in subject.model.named_parameters() if not torch.equal(p, before[n])}
+    moved = {n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])}
     assert moved == {name for name in before if name.endswith("log_lambda")}
 
 
 def test_never_worse_than_the_start(trained: dict[str, Path]) -> None:
-    subject, dataset = opened(trained["l1"])
-    start = fit_lambda(subject, dataset, max_steps=1, learning_rate=1e-12).loss_before
-    fit = fit_lambda(subject, dataset, max_steps=4, learning_rate=8.0)  # far too much
+    start = loss_of_start(trained["l1"])
+    trainer = opened(trained["l1"], max_steps=4, learning_rate=8.0)  # far too much
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    fit = fit_lambda(trainer)
     assert min(loss for _, loss in fit.history[1:]) > start
     assert (fit.best_step, fit.change, fit.after) == (0, 0.0, fit.before)
-    assert fit_lambda(subject, dataset, max_steps=1, learning_rate=1e-12).loss_before == start
+    assert all(torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())
 
 
 def test_lambda_is_what_the_loss_after_belongs_to(trained: dict[str, Path], tmp_path: Path) -> None:
-    subject, dataset = opened(trained["l1"])
-    spoil(subject, 0.1)
-    fit = fit_lambda(subject, dataset, max_steps=12, learning_rate=0.2)
-    subject.save(tmp_path / "fitted.pt")
-    again, dataset = opened(tmp_path / "fitted.pt")
-    assert (
-        fit_lambda(again, dataset, max_steps=1, learning_rate=1e-12).loss_before == fit.loss_after
-    )
+    trainer = opened(trained["l1"], max_steps=12, learning_rate=0.2)
+    spoil(trainer, 0.1)
+    fit = fit_lambda(trainer)
+    save_fitted(open_checkpoint(trained["l1"]), trainer, tmp_path / "fitted.pt")
+    assert loss_of_start(tmp_path / "fitted.pt") == fit.loss_after
+    again = opened(tmp_path / "fitted.pt")
     assert fit.after == [torch.as_tensor(b.attention.lam).tolist() for b in again.model.blocks]
 
 
 def test_a_model_without_lambda_gets_one(trained: dict[str, Path], tmp_path: Path) -> None:
-    subject, dataset = opened(trained["dot"])
+    trainer = opened(trained["dot"], max_steps=8)
     plain = Trainer.load(trained["dot"]).validate()
-    fit = fit_lambda(subject, dataset, max_steps=8)
+    fit = fit_lambda(trainer)
     assert plain is not None
     assert fit.before == [[1.0, 1.0], [1.0, 1.0]]
     assert fit.loss_before == pytest.approx(plain.score.loss, abs=1e-6)
-    subject.save(tmp_path / "fitted.pt")
+    save_fitted(open_checkpoint(trained["dot"]), trainer, tmp_path / "fitted.pt")
     loaded = load_model(tmp_path / "fitted.pt", "cpu")
     assert loaded.config.model.attention.learnable_lambda is True
     assert fit.after == [torch.as_tensor(b.attention.lam).tolist() for b in loaded.model.blocks]
 
 
 def test_a_fitted_checkpoint_resumes(trained: dict[str, Path], tmp_path: Path) -> None:
-    subject, dataset = opened(trained["dot"])
-    fit_lambda(subject, dataset, max_steps=2)
-    subject.save(tmp_path / "fitted.pt")
-    trainer = Trainer.load(tmp_path / "fitted.pt")
-    trainer.train_step()
-    assert trainer.progress.step == 61
+    trainer = opened(trained["dot"], max_steps=2)
+    fit_lambda(trainer)
+    save_fitted(open_checkpoint(trained["dot"]), trainer, tmp_path / "fitted.pt")
+    resumed = Trainer.load(tmp_path / "fitted.pt")
+    resumed.train_step()
+    assert resumed.progress.step == 61
 
 
 def test_numbers_that_make_no_sense(trained: dict[str, Path]) -> None:
-    subject, dataset = opened(trained["l1"])
     for wrong in ({"epochs": 0.0}, {"learning_rate": -1.0}, {"learning_rate": math.nan}):
         with pytest.raises(ConfigError, match="positive"):
-            fit_lambda(subject, dataset, **wrong)  # type: ignore[arg-type]
+            opened(trained["l1"], **wrong)
 
 
 def test_the_standard_error_is_that_of_block_means() -> None:

@@ -22,6 +22,7 @@ from infinito.checkpoint.format import read_checkpoint, write_checkpoint
 from infinito.checkpoint.record import library_versions
 from infinito.config.loading import config_from_plain, to_plain
 from infinito.errors import CheckpointError, InfinitoError
+from infinito.load import checked_content
 from infinito.train.automatic import resolve
 from infinito.train.resumption import announce_versions
 from infinito.train.trainer import Trainer
@@ -144,7 +145,7 @@ def outcome(content: dict[str, Any], run: Run) -> str:
     try:
         content = read_checkpoint(path)
         config = config_from_plain(content["config"], "test", CheckpointError)
-        trainer = Trainer.from_content(content, resolve(config))
+        trainer = Trainer.from_checkpoint(checked_content(content, path), resolve(config))
     except InfinitoError as error:
         return f"refused with {error.exit_code}: {error.message}"
     advance(trainer, END).save(path)
@@ -206,7 +207,9 @@ def test_every_parameter_moment_and_stream_is_restored(run: Run) -> None:
         is_leaf = not isinstance(at(run.content, path), dict)
         if path[0] in restored and is_leaf and path not in CONSTANT:
             mutated = stale(mutated, path)
-    trainer = Trainer.from_content(mutated, config_from_plain(mutated["config"], "test"))
+    trainer = Trainer.from_checkpoint(
+        checked_content(mutated, Path("test")), config_from_plain(mutated["config"], "test")
+    )
     state = trainer.state()
     for name in restored:
         assert not same(state[name], run.content[name])

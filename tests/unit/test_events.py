@@ -55,7 +55,8 @@ def test_work_ends_also_where_it_fails() -> None:
 def train_quietly(tmp_path: Path, heard: list[Event], seed: int = 7) -> RunResult:
     config = config_from_plain(tiny_settings(tmp_path, seed=seed, output_dir=None), "test")
     with reading(heard.append, alone=True):
-        return run(Trainer(config), standard_callbacks())
+        trainer = Trainer(config)
+        return run(trainer, standard_callbacks(trainer))
 
 
 def test_a_run_reports_by_events_and_leaves_nothing_on_disk(tmp_path: Path) -> None:
