@@ -55,6 +55,7 @@ ROWS: dict[str, str] = {
     "C-19": "a closed terminal (SIGHUP) saves and exits 129; an ignored SIGHUP stays ignored",
     "C-20": "a start that ended before its first checkpoint can be started again",
     "C-21": "a run directory that vanishes while training is made again, and the run goes on",
+    "C-22": "what memory cannot hold is refused from the config before anything is allocated",
     # Hostile files
     "S-01": "our checkpoint loads with weights_only and no added globals",
     "S-02": "a checkpoint that carries a call runs nothing and is refused",

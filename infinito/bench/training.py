@@ -20,7 +20,7 @@ from infinito.model.step_memory import count_memory
 from infinito.model.transformer import Transformer
 from infinito.optim.optimizers import Optimizers
 from infinito.runtime.memory import keep_freed_memory, peak_memory_mb
-from infinito.train.automatic import resolve
+from infinito.train.automatic import require_memory, resolve
 from infinito.train.step import training_step
 
 
@@ -73,6 +73,7 @@ def bench_training(
 def training_action(config: Config, vocab_size: int) -> Callable[[], object]:
     """One optimizer step of the config's model, from the same random tokens each time."""
     device, training, data = torch.device(config.device), config.training, config.data
+    require_memory(config, vocab_size)
     torch.manual_seed(config.seed)
     model = Transformer(config.model, vocab_size, data.sequence_length).to(device).train()
     optimizers = Optimizers(model, training)

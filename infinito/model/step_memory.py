@@ -29,12 +29,8 @@ class MemoryCount:
     @property
     def total(self) -> int:
         """All parts."""
-        return self.weights + self.moments + self.average + self.transient
-
-    @property
-    def transient(self) -> int:
-        """What a step allocates once the model, its moments and its average stand."""
-        return self.gradients + self.activations + self.loss
+        state = self.weights + self.gradients + self.moments + self.average
+        return state + self.activations + self.loss
 
 
 def count_memory(

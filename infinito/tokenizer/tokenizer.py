@@ -21,6 +21,8 @@ from infinito.tokenizer.word import WordCoder
 FORMAT = "infinito-tokenizer"
 FORMAT_VERSION = 1
 MAX_JSON_CHARACTERS = 1 << 26
+#: Ids that a tokenizer of each kind has whatever the text: all bytes, and what ends or is unknown.
+LEAST_VOCABULARY = {"bpe": 257, "byte": 257, "word": 2}
 
 
 class Tokenizer:

@@ -8,11 +8,16 @@ from __future__ import annotations
 import torch
 
 from infinito.attention import Request, choose_backend
+from infinito.checkpoint.atomic import format_size
 from infinito.config.schema import Config
+from infinito.errors import ResourceError
 from infinito.model.attention import fused_dot_serves
+from infinito.model.step_memory import count_memory
 from infinito.runtime.device import choose_device
 from infinito.runtime.events import note
+from infinito.runtime.memory import available_bytes
 from infinito.runtime.precision import choose_precision
+from infinito.tokenizer.tokenizer import LEAST_VOCABULARY
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -21,7 +26,7 @@ def resolve(config: Config) -> Config:
     """The config with device and precision named; each choice is told, with its reason.
 
     Raises:
-        ResourceError: the device is not there.
+        ResourceError: the device is not there, or its memory does not suffice whatever the text.
         ConfigError: it cannot compute in the precision, or by the attention back end, asked for.
     """
     device = choose_device(config.device)
@@ -33,6 +38,7 @@ def resolve(config: Config) -> Config:
     training = config.training.model_copy(update={"precision": precision.value})
     config = config.model_copy(update={"device": device.value, "training": training})
     note(f"attention {attention_reason(config)}")
+    require_memory(config, LEAST_VOCABULARY[config.tokenizer.kind])
     return config
 
 
@@ -50,3 +56,33 @@ def attention_reason(config: Config) -> str:
     )  # fmt: skip
     route = choose_backend(request, options.backend)
     return f"{route.backend}: {route.reason}"
+
+
+def require_memory(config: Config, vocab_size: int) -> None:
+    """Refuse a run that cannot fit, before any of it is allocated and the system kills it.
+
+    Raises:
+        ResourceError: weights, optimizer state and a step need more than the device has left.
+    """
+    training, length = config.training, config.data.sequence_length
+    count = count_memory(config.model, training, vocab_size, length)
+    free = available_bytes(config.device)
+    if free is None or count.total <= free:
+        return
+    state = count.total - count.activations
+    raise ResourceError(
+        f"this run needs about {format_size(count.total)} of memory on {config.device} and "
+        f"{format_size(free)} are left: {format_size(state)} for weights, gradients and optimizer, "
+        f"{format_size(count.activations)} for a step of {training.batch_size} x {length} tokens",
+        # The count is an estimate: a tenth is left over.
+        _what_to_lower(0.9 * training.batch_size * (free - state) / count.activations, free > state),
+    )
+
+
+def _what_to_lower(sequences: float, model_fits: bool) -> str:
+    """The remedy where so many sequences have room at once."""
+    if sequences >= 1:
+        return f"try --batch-size {int(sequences)}, or training.activation_checkpointing=true"
+    if model_fits:
+        return "lower data.sequence_length, or set training.activation_checkpointing=true"
+    return "lower model.d_model, model.n_layers, model.d_ff or tokenizer.vocab_size"

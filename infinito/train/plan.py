@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from infinito.errors import ResourceError
 from infinito.model.count import count_parameters
-from infinito.model.step_memory import MemoryCount, count_memory
-from infinito.runtime.memory import available_bytes
+from infinito.model.step_memory import count_memory
 
 if TYPE_CHECKING:
     from infinito.train.trainer import Trainer
@@ -23,6 +20,7 @@ def plan_lines(trainer: Trainer) -> list[str]:
     tokens_per_step = training.sequences_per_step * length
     steps = trainer.total_steps
     epochs = steps * training.sequences_per_step / trainer.order.sequences_per_epoch
+    memory = count_memory(config.model, training, model.vocab_size, length).total
     return [
         f"data:       {config.data.resolved_source}: {texts}",
         f"tokenizer:  {trainer.tokenizer.kind}, {trainer.tokenizer.vocab_size} ids",
@@ -30,36 +28,9 @@ def plan_lines(trainer: Trainer) -> list[str]:
         f"attention {parts.attention}, feed-forward {parts.feed_forward})",
         f"steps:      {steps} of {tokens_per_step} tokens ({training.sequences_per_step} sequences "
         f"of {length}) = {epochs:.2f} epochs",
-        f"memory:     about {memory(trainer).total / 1e6:.0f} MB for a step "
+        f"memory:     about {memory / 1e6:.0f} MB for a step "
         f"({training.precision} on {trainer.device})",
     ]
-
-
-def memory(trainer: Trainer) -> MemoryCount:
-    """Counted bytes of a training step."""
-    config = trainer.config
-    return count_memory(
-        config.model, config.training, trainer.model.vocab_size, config.data.sequence_length
-    )
-
-
-def require_memory(trainer: Trainer) -> None:
-    """Refuse a run whose step cannot fit, before a system without memory kills it.
-
-    Raises:
-        ResourceError: More is needed than the device has left.
-    """
-    free = available_bytes(trainer.config.device)
-    needed = memory(trainer).transient
-    if free is None or needed <= free:
-        return
-    training = trainer.config.training
-    fitting = max(1, math.floor(training.batch_size * free / needed / 2))
-    raise ResourceError(
-        f"a step needs about {needed / 1e9:.1f} GB more memory and {free / 1e9:.1f} GB are left "
-        f"(batch {training.batch_size} x {trainer.config.data.sequence_length} tokens)",
-        f"try --batch-size {fitting}, or training.activation_checkpointing=true",
-    )
 
 
 def checkpoint_bytes(trainer: Trainer) -> int:

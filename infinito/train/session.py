@@ -28,7 +28,7 @@ from infinito.telemetry.console import console_sink
 from infinito.telemetry.sinks import JsonLines, Sink, TensorBoard
 from infinito.train.automatic import resolve
 from infinito.train.callbacks import Evaluate, Record, Save, StopOnSignal, WatchCores
-from infinito.train.plan import checkpoint_bytes, plan_lines, require_memory
+from infinito.train.plan import checkpoint_bytes, plan_lines
 from infinito.train.run import Callback, run
 from infinito.train.summary import summary_lines
 from infinito.train.trainer import Trainer
@@ -52,7 +52,6 @@ def rehearse(trainer: Trainer) -> None:
     """``--dry-run``: say what would happen, after trying one batch; nothing is written."""
     for line in plan_lines(trainer):
         note(line)
-    require_memory(trainer)
     keep_freed_memory()
     with _explained(trainer):
         trainer.probe()
@@ -77,7 +76,6 @@ def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
     for line in plan_lines(trainer):
         note(line)
     note(f"run:        {shown(directory.path)}")
-    require_memory(trainer)
     directory.require_space(checkpoint_bytes(trainer) * (trainer.config.training.keep_last + 1))
     keep_freed_memory()
     watch = WatchCores()

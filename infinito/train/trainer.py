@@ -37,7 +37,7 @@ from infinito.runtime.memory import peak_memory_mb
 from infinito.runtime.precision import autocast
 from infinito.runtime.random import random_state, seed_everything, set_random_state
 from infinito.tokenizer.tokenizer import Tokenizer
-from infinito.train.automatic import resolve
+from infinito.train.automatic import require_memory, resolve
 from infinito.train.compilation import compile_blocks
 from infinito.train.progress import Progress, require_agreement
 from infinito.train.speed import Speed
@@ -78,6 +78,7 @@ class Trainer:
         assert "auto" not in (config.device, config.training.precision), "resolve it first"
         self.config, self.dataset = config, dataset
         self.device = torch.device(config.device)
+        require_memory(config, dataset.tokenizer.vocab_size)
         seed_everything(config.seed)
         training, length = config.training, config.data.sequence_length
         self.model = Transformer(config.model, dataset.tokenizer.vocab_size, length)

@@ -562,7 +562,7 @@ def test_a_step_beyond_memory_is_refused_before_the_first_checkpoint(
 ) -> None:
     """Once by counting, and once (the count left out) by the batch that is tried first."""
     if not counted:
-        monkeypatch.setattr("infinito.train.session.require_memory", lambda _: None)
+        monkeypatch.setattr("infinito.train.automatic.available_bytes", lambda _: None)
     with memory_at_most(400 << 20):
         outcome = infinito("train", "--config", place.config, "--batch-size", 60_000)
     message = outcome.refused(6)

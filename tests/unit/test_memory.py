@@ -26,9 +26,8 @@ from infinito.runtime.memory import (
     garbage_found_early,
     memory_errors_explained,
 )
-from infinito.train import plan, session
+from infinito.train import session
 from infinito.train.run import RunResult
-from infinito.train.trainer import Trainer
 from tests.support import ROOT, tiny_settings
 
 
@@ -65,19 +64,6 @@ def test_counted_memory_follows_its_causes() -> None:
     assert count_memory(model, recomputed, 8192, 256).activations < base.activations / 2
     averaged = training.model_copy(update={"ema_decay": 0.9})
     assert count_memory(model, averaged, 8192, 256).average == base.weights
-
-
-def test_a_step_that_cannot_fit_is_refused_with_a_batch_that_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = tiny_settings(tmp_path, training__batch_size=64)
-    trainer = Trainer(config_from_plain(plain, "test"))
-    plan.require_memory(trainer)
-    needed = plan.memory(trainer).transient
-    monkeypatch.setattr(plan, "available_bytes", lambda _: needed // 2)
-    with pytest.raises(ResourceError) as caught:
-        plan.require_memory(trainer)
-    assert "--batch-size 16" in caught.value.remedy
 
 
 def test_failed_allocations_are_explained_and_other_errors_are_not() -> None:
