@@ -70,12 +70,12 @@ def require_memory(config: Config, vocab_size: int) -> None:
     if free is None or count.total <= free:
         return
     state = count.total - count.activations
+    sequences = training.batch_size * (free - state) / count.activations
     raise ResourceError(
         f"this run needs about {format_size(count.total)} of memory on {config.device} and "
         f"{format_size(free)} are left: {format_size(state)} for weights, gradients and optimizer, "
         f"{format_size(count.activations)} for a step of {training.batch_size} x {length} tokens",
-        # The count is an estimate: a tenth is left over.
-        _what_to_lower(0.9 * training.batch_size * (free - state) / count.activations, free > state),
+        _what_to_lower(0.9 * sequences, free > state),  # an estimate: a tenth is left over
     )
 
 
