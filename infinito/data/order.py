@@ -45,8 +45,7 @@ class SequenceOrder:
         self._store = store
         self._length = sequence_length
         self._seed = seed
-        # The same in every epoch, whatever it drops; a text shorter than two sequences gives one.
-        self.sequences_per_epoch = max(1, (store.n_tokens - sequence_length) // sequence_length)
+        self.sequences_per_epoch = sequences_per_epoch(store.n_tokens, sequence_length)
         self._document_ends = np.append(store.document_starts[1:], store.n_tokens)
         self._epochs: dict[int, _Epoch] = {}
 
@@ -110,6 +109,11 @@ def _permutation(source: np.random.PCG64, count: int) -> Integers:
     19) and not that of ``Generator.permutation``: a run must resume alike under a later NumPy.
     """
     return np.argsort(source.random_raw(count), kind="stable").astype(np.int64)
+
+
+def sequences_per_epoch(n_tokens: int, sequence_length: int) -> int:
+    """The same in every epoch, whatever it drops; a text shorter than two sequences gives one."""
+    return max(1, (n_tokens - sequence_length) // sequence_length)
 
 
 def require_sequence(n_tokens: int, sequence_length: int, text: str = "the training text") -> None:

@@ -43,12 +43,12 @@ def resume(request: Resumption, *, dry_run: bool) -> None:
     home = path.parent.resolve()
     stored = opened.config.model_copy(update={"output_dir": str(home)})
     config = override_config(stored, request.settings, request.flags, request.config_file)
-    made = changes(stored, config)
+    changes(stored, config)  # refuses before any text is read
     config = resolve(config)
     trainer = Trainer.from_checkpoint(opened, config, request.allow_data_change)
     note(f"resuming {shown(path)} at step {trainer.progress.step} of {trainer.total_steps}")
     announce_versions(opened.content["versions"])
-    announce_changes(made, stored, trainer)
+    announce_changes(changes(stored, trainer.config), stored, trainer)
     if trainer.finished:
         note(f"nothing to do: already at step {trainer.progress.step} of {trainer.total_steps}")
     elif dry_run:

@@ -28,6 +28,7 @@ from infinito.telemetry.console import console_sink
 from infinito.telemetry.sinks import JsonLines, Sink, TensorBoard
 from infinito.train.automatic import resolve
 from infinito.train.callbacks import Evaluate, Record, Save, StopOnSignal, WatchCores
+from infinito.train.fitting import fit_step
 from infinito.train.plan import checkpoint_bytes, plan_lines
 from infinito.train.run import Callback, run
 from infinito.train.summary import summary_lines
@@ -103,7 +104,8 @@ def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
 
 
 def _new_trainer(config: Config) -> Trainer:
-    return Trainer(config, prepare(config))
+    dataset = prepare(config)
+    return Trainer(fit_step(config, dataset), dataset)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ from infinito.runtime.random import random_state, seed_everything, set_random_st
 from infinito.tokenizer.tokenizer import Tokenizer
 from infinito.train.automatic import require_memory, resolve
 from infinito.train.compilation import compile_blocks
+from infinito.train.fitting import fit_step
 from infinito.train.progress import Progress, require_agreement
 from infinito.train.speed import Speed
 from infinito.train.step import StepResult, accumulate_gradients, training_step
@@ -294,6 +295,8 @@ class Trainer:
                 f"the {' and '.join(changed)} text is not what this run was trained on",
                 "restore the file, or accept the change with --allow-data-change",
             )
+        if config.training.sequences_per_step != opened.config.training.sequences_per_step:
+            config = fit_step(config, dataset)
         trainer = cls(config, dataset)
         trainer.load_state(content)
         derived = {"vocab_size": trainer.model.vocab_size, "best": trainer.progress.best}
