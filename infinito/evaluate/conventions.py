@@ -6,7 +6,6 @@ documentation, EleutherAI lm-evaluation-harness (task ``wikitext`` v2), llama.cp
 
 from __future__ import annotations
 
-import math
 import re
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from infinito.data.token_store import TokenStore
 from infinito.evaluate.detokenise import detokenise_wikitext
 from infinito.evaluate.interval import document_texts
-from infinito.evaluate.perplexity import Score, perplexity, stream_nats
+from infinito.evaluate.perplexity import Score, bits_per_byte, perplexity, stream_nats
 from infinito.evaluate.windows import (
     document_windows,
     rolling_windows,
@@ -162,7 +161,7 @@ def _lm_eval(subject: Subject) -> list[Figure]:
         for name, value, label in (
             ("word_perplexity", perplexity(nats, words), "word ppl"),
             ("byte_perplexity", perplexity(nats, n_bytes), "byte ppl"),
-            ("bits_per_byte", nats / (math.log(2.0) * n_bytes), "bits per byte"),
+            ("bits_per_byte", bits_per_byte(nats, n_bytes), "bits per byte"),
         )
     ]
 

@@ -31,6 +31,11 @@ def perplexity(nats: float, units: int) -> float:
     return math.exp(exponent) if exponent < _LARGEST_EXPONENT else math.inf
 
 
+def bits_per_byte(nats: float, n_bytes: int) -> float:
+    """Bits a UTF-8 byte; infinite where there is none."""
+    return nats / (math.log(2.0) * n_bytes) if n_bytes else math.inf
+
+
 @dataclass(frozen=True)
 class Score:
     """Total nats of a text under a model, and what they may be divided by.
@@ -71,7 +76,7 @@ class Score:
     @property
     def bits_per_byte(self) -> float:
         """Bits that the text costs a UTF-8 byte."""
-        return self.nll_total / (math.log(2.0) * self.n_bytes) if self.n_bytes else math.inf
+        return bits_per_byte(self.nll_total, self.n_bytes)
 
 
 def score(

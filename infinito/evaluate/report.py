@@ -36,6 +36,7 @@ class Report:
     vocab_size: int
     interval: tuple[float, float] | None
     seconds: float
+    bits_lead: bool = False
     warnings: list[str] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
 
@@ -101,6 +102,9 @@ class Report:
             ("bits per byte", f"{score.bits_per_byte:.4f}"),
             ("time", f"{self.seconds:.1f} s"),
         ]
+        if self.bits_lead:
+            why = " (the figure to compare: there are no spaces between words)"
+            rows.insert(5, ("bits per byte", rows.pop(9)[1] + why))
         return [*rows, ("other conventions", "")] if self.figures else rows
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from infinito.data.spacing import lacks_spaces
 from infinito.data.token_store import TokenStore
 from infinito.evaluate.causality import CHECKED_LENGTH, check_causality
 from infinito.evaluate.conventions import Subject, all_conventions
@@ -68,6 +69,7 @@ def evaluate(
         vocab_size=loaded.tokenizer.vocab_size,
         interval=word_perplexity_interval(result, store, loaded.tokenizer),
         seconds=time.monotonic() - start,
+        bits_lead=lacks_spaces(store, loaded.tokenizer),
         warnings=_warnings(loaded, store, split, result, is_wikitext),
         figures=figures,
     )  # fmt: skip

@@ -32,8 +32,8 @@ def seconds_text(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def record_line(record: Record, total_steps: int) -> str:
-    """A record as one plain line."""
+def record_line(record: Record, total_steps: int, bits_lead: bool = False) -> str:
+    """A record as one plain line; ``bits_lead`` shows bits per byte before word perplexity."""
     parts = [f"step {record['step']}/{total_steps}", f"epoch {record['epoch']:.2f}"]
     formats = {
         "loss": "loss {:.4f}",
@@ -42,6 +42,7 @@ def record_line(record: Record, total_steps: int) -> str:
         "tokens_per_second": "{:.0f} tok/s",
         "memory_mb": "{:.0f} MB",
         "valid_loss": "valid loss {:.4f}",
+        **({"valid_bits_per_byte": "valid bits/byte {:.4f}"} if bits_lead else {}),
         "valid_word_perplexity": "valid word ppl {:.2f}",
     }
     parts += [text.format(record[name]) for name, text in formats.items() if name in record]
@@ -53,13 +54,14 @@ def record_line(record: Record, total_steps: int) -> str:
 class PlainConsole:
     """One line a record on stderr, no control codes."""
 
-    def __init__(self, total_steps: int) -> None:
-        self.total_steps = total_steps
+    def __init__(self, total_steps: int, bits_lead: bool = False) -> None:
+        self.total_steps, self.bits_lead = total_steps, bits_lead
 
     def __call__(self, event: Event) -> None:
         """Print the metrics."""
         if isinstance(event, Metrics):
-            print(record_line(event.values, self.total_steps), file=sys.stderr, flush=True)
+            line = record_line(event.values, self.total_steps, self.bits_lead)
+            print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Nothing to finish."""
@@ -68,9 +70,15 @@ class PlainConsole:
 class LiveConsole(RenderHook):
     """A panel that is redrawn in place: progress, losses, speed, memory, and a curve."""
 
-    def __init__(self, title: str, total_steps: int, known: Record | None = None) -> None:
+    def __init__(
+        self,
+        title: str,
+        total_steps: int,
+        known: Record | None = None,
+        bits_lead: bool = False,
+    ) -> None:
         self.title = title
-        self.total_steps = total_steps
+        self.total_steps, self.bits_lead = total_steps, bits_lead
         self.latest: dict[str, Any] = dict(known or {})
         self.busy, self._drawn = "", time.monotonic()
         self.losses: deque[float] = deque(maxlen=48)
@@ -146,7 +154,9 @@ class LiveConsole(RenderHook):
             [
                 cell("train loss", "loss", "{:.4f}"),
                 cell("valid loss", "valid_loss", "{:.4f}"),
-                cell("valid word perplexity", "valid_word_perplexity", "{:.2f}"),
+                cell("valid bits per byte", "valid_bits_per_byte", "{:.4f}")
+                if self.bits_lead
+                else cell("valid word perplexity", "valid_word_perplexity", "{:.2f}"),
             ],
             [
                 cell("tokens/s", "tokens_per_second", "{:.0f}"),
@@ -177,13 +187,14 @@ def sparkline(values: list[float]) -> str:
 
 
 def console_sink(
-    title: str, total_steps: int, known: Record | None = None
+    title: str, total_steps: int, known: Record | None = None, bits_lead: bool = False
 ) -> LiveConsole | PlainConsole:
     """The live panel if stderr is a terminal that can show it, else plain lines.
 
     ``known`` is what the panel shows before its first record: the evaluation of a resumed run.
+    With ``bits_lead``, bits per byte come before the word perplexity or in its place.
     """
     console = Console(stderr=True)
     if console.is_terminal and not console.is_dumb_terminal:
-        return LiveConsole(title, total_steps, known)
-    return PlainConsole(total_steps)
+        return LiveConsole(title, total_steps, known, bits_lead)
+    return PlainConsole(total_steps, bits_lead)

@@ -47,6 +47,7 @@ class Record:
         if turn.evaluation is not None:
             fields["valid_loss"] = turn.evaluation.score.loss
             fields["valid_word_perplexity"] = turn.evaluation.score.word_perplexity
+            fields["valid_bits_per_byte"] = turn.evaluation.score.bits_per_byte
         if fields:
             head = {"step": step, "epoch": trainer.epoch, "tokens": trainer.progress.tokens}
             left = max(trainer.total_steps - step, 0)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from infinito.checkpoint.discover import METRICS_FILE
 from infinito.checkpoint.run_directory import RunDirectory
@@ -128,8 +129,10 @@ def _readers(trainer: Trainer, directory: RunDirectory) -> Iterator[None]:
     sinks: list[Sink] = [log]
     if trainer.config.training.tensorboard:
         sinks.append(TensorBoard(directory.path / "tensorboard", trainer.progress.step))
-    known = trainer.progress.evaluations[-1] if trainer.progress.evaluations else None
-    sinks.append(console_sink(directory.path.name, trainer.total_steps, known))
+    known: dict[str, Any] = {}
+    for last in trainer.progress.evaluations[-1:]:
+        known = {**last, "valid_bits_per_byte": trainer.bits_per_byte(last["valid_loss"])}
+    sinks.append(console_sink(directory.path.name, trainer.total_steps, known, trainer.bits_lead))
     try:
         with reading(*sinks):
             yield

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from infinito.config.loading import to_plain
 from infinito.config.schema import Config
 from infinito.data.order import SequenceOrder
 from infinito.data.prepare import Dataset, prepare
+from infinito.data.spacing import lacks_spaces
 from infinito.errors import CheckpointError, DataError, DivergedError
 from infinito.evaluate.causality import check_causality
-from infinito.evaluate.perplexity import Score, score, windows_a_pass
+from infinito.evaluate.perplexity import Score, bits_per_byte, score, windows_a_pass
 from infinito.load import OpenedCheckpoint, open_checkpoint
 from infinito.model.count import count_parameters
 from infinito.model.transformer import Transformer
@@ -181,6 +183,17 @@ class Trainer:
     def precision(self) -> str:
         """The arithmetic of matrix products."""
         return self.config.training.precision
+
+    @cached_property
+    def bits_lead(self) -> bool:
+        """Whether the validation text has no spaces between words, so that bits per byte count."""
+        store = self.dataset.splits.get("valid")
+        return store is not None and lacks_spaces(store, self.tokenizer)
+
+    def bits_per_byte(self, loss: float) -> float:
+        """Of the validation text at ``loss`` nats a token."""
+        store = self.dataset.splits["valid"]
+        return bits_per_byte(loss * store.n_tokens, store.n_bytes)
 
     @property
     def total_steps(self) -> int:
