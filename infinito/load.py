@@ -14,6 +14,7 @@ from infinito.checkpoint.structure import check_shapes
 from infinito.config.loading import config_from_plain
 from infinito.config.schema import Config
 from infinito.errors import CheckpointError
+from infinito.model.language_model import LanguageModel
 from infinito.model.transformer import Transformer
 from infinito.model.weights import load_weights, parameter_shapes
 from infinito.runtime.device import choose_device
@@ -64,7 +65,7 @@ def checked_content(content: dict[str, Any], path: Path) -> OpenedCheckpoint:
 class LoadedModel:
     """A model in evaluation mode with all that is needed to use it."""
 
-    model: Transformer
+    model: LanguageModel
     tokenizer: Tokenizer
     config: Config
     step: int

@@ -19,7 +19,7 @@ from infinito.errors import ConfigError, DataError, DivergedError
 from infinito.evaluate.mode import evaluation_mode
 from infinito.load import LoadedModel
 from infinito.model.attention import SelfAttention
-from infinito.model.transformer import Transformer
+from infinito.model.language_model import LanguageModel
 
 #: More positions of one head than this are too fine to see.
 _DRAWN_POSITIONS = 128
@@ -30,7 +30,7 @@ _BATCH_TOKENS = 4096
 
 
 def analyze_attention(
-    model: LoadedModel | Transformer, tokens: Tensor, rows_per_block: int | None = None
+    model: LoadedModel | LanguageModel, tokens: Tensor, rows_per_block: int | None = None
 ) -> AttentionReport:
     """Where each head of ``model`` looks while it reads ``tokens``.
 
@@ -54,7 +54,7 @@ def analyze_attention(
     collector = _Collector(transformer, rows_per_block)
     size = max(1, _BATCH_TOKENS // tokens.shape[1])
     with evaluation_mode(transformer), _eager(transformer), collector.listening():
-        for batch in tokens.to(transformer.embedding.weight.device).split(size):
+        for batch in tokens.to(transformer.device).split(size):
             transformer.hidden(batch)
     return collector.report(*tokens.shape)
 
@@ -76,7 +76,7 @@ def spread_windows(tokens: NDArray[np.integer], count: int, length: int) -> Tens
 class _Collector:
     """Sums the statistics of every layer; called before each attention with its input."""
 
-    def __init__(self, model: Transformer, rows_per_block: int | None) -> None:
+    def __init__(self, model: LanguageModel, rows_per_block: int | None) -> None:
         self.attentions = [m for m in model.modules() if isinstance(m, SelfAttention)]
         self.heads = model.config.n_heads
         self.rows_per_block = rows_per_block
@@ -145,7 +145,7 @@ def _lambdas(attention: SelfAttention, heads: int) -> list[float]:
     return values
 
 
-def _eager(model: Transformer) -> AbstractContextManager[object]:
+def _eager(model: LanguageModel) -> AbstractContextManager[object]:
     """Compiled blocks do not call hooks that came later, so these run uncompiled."""
     compiled = any(block._compiled_call_impl is not None for block in model.blocks)
     stance: AbstractContextManager[object] = (
@@ -154,7 +154,7 @@ def _eager(model: Transformer) -> AbstractContextManager[object]:
     return stance
 
 
-def _check(model: Transformer, tokens: Tensor) -> None:
+def _check(model: LanguageModel, tokens: Tensor) -> None:
     if tokens.dim() != 2 or tokens.dtype != torch.int64 or not len(tokens):
         raise ConfigError(
             f"attention analysis got tokens {tuple(tokens.shape)} of {tokens.dtype}",
@@ -166,10 +166,10 @@ def _check(model: Transformer, tokens: Tensor) -> None:
             f"windows of {length} tokens have no attention pattern: a token sees itself alone",
             f"give at least {FEWEST_KEYS} tokens",
         )
-    if model.positions is not None and length > model.positions.num_embeddings:
+    rows = model.config.learned_positions or model.max_positions
+    if model.config.resolved_position == "learned" and length > rows:
         raise ConfigError(
-            f"windows of {length} tokens exceed the {model.positions.num_embeddings} learned "
-            "positions of this model",
+            f"windows of {length} tokens exceed the {rows} learned positions of this model",
             "give shorter windows",
         )
     low, high = int(tokens.min()), int(tokens.max())

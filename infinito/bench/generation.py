@@ -10,7 +10,7 @@ from infinito.bench.machine import median_seconds, read_bandwidth
 from infinito.config.schema import Config, TokenizerConfig
 from infinito.generate.engine import generate
 from infinito.generate.sampling_config import SamplingConfig
-from infinito.model.transformer import Transformer
+from infinito.load import build_model
 from infinito.runtime.device import choose_device
 from infinito.tokenizer.tokenizer import Tokenizer, train_tokenizer
 
@@ -23,8 +23,7 @@ def bench_generation(config: Config, vocab_size: int, tokens: int, rounds: int) 
     device = torch.device(choose_device(config.device).value)
     torch.manual_seed(config.seed)
     tokenizer = made_up_tokenizer(vocab_size)
-    length = config.data.sequence_length
-    model = Transformer(config.model, tokenizer.vocab_size, length).to(device).eval()
+    model = build_model(config, tokenizer.vocab_size).to(device).eval()
     sampling = SamplingConfig(max_new_tokens=tokens, temperature=0.0, repetition_penalty=1.0)
     seconds = median_seconds(lambda: generate(model, tokenizer, [], sampling), device, rounds)
     weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())

@@ -15,9 +15,9 @@ import torch
 
 from infinito.bench.machine import interleaved_seconds, matmul, median_ratio
 from infinito.config.schema import Config
+from infinito.load import build_model
 from infinito.model.count import count_flops, count_parameters
 from infinito.model.step_memory import count_memory
-from infinito.model.transformer import Transformer
 from infinito.optim.optimizers import Optimizers
 from infinito.runtime.memory import keep_freed_memory, peak_memory_mb
 from infinito.train.automatic import require_memory, resolve
@@ -75,7 +75,7 @@ def training_action(config: Config, vocab_size: int) -> Callable[[], object]:
     device, training, data = torch.device(config.device), config.training, config.data
     require_memory(config, vocab_size)
     torch.manual_seed(config.seed)
-    model = Transformer(config.model, vocab_size, data.sequence_length).to(device).train()
+    model = build_model(config, vocab_size).to(device).train()
     optimizers = Optimizers(model, training)
     scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
     shape = (training.sequences_per_step, data.sequence_length + 1)

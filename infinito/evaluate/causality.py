@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infinito.errors import CheckpointError, DivergedError
 from infinito.evaluate.mode import evaluation_mode
-from infinito.model.transformer import Transformer
+from infinito.model.language_model import LanguageModel
 from infinito.runtime.random import fixed_draws
 
 #: Several tiles of every kernel, the last of them partial.
@@ -18,7 +17,7 @@ _SEED = 20240229
 
 
 def check_causality(
-    model: Transformer, length: int | None = None, *, rows: int = 1, training: bool = False
+    model: LanguageModel, length: int | None = None, *, rows: int = 1, training: bool = False
 ) -> None:
     """Change the end of a text and require what precedes it to stay the same, bit for bit.
 
@@ -42,11 +41,11 @@ def check_causality(
     length = length or min(CHECKED_LENGTH, model.max_positions)
     generator = torch.Generator().manual_seed(_SEED)
     tokens = torch.randint(model.vocab_size, (1, length), generator=generator)
-    tokens = tokens.to(model.embedding.weight.device).expand(rows, -1)
+    tokens = tokens.to(model.device).expand(rows, -1)
     with evaluation_mode(model), torch.set_grad_enabled(training):
         model.train(training)
         states = _states(model, tokens)
-        if not bool(F.linear(states, model.output_weight).isfinite().all()):
+        if not bool(model.logits(states).isfinite().all()):
             raise DivergedError(
                 "the model's logits are not finite", "take an earlier checkpoint of this run"
             )
@@ -62,7 +61,7 @@ def _positions(length: int) -> list[int]:
 
 
 def _require_equal_before(
-    model: Transformer, tokens: Tensor, states: Tensor, positions: list[int]
+    model: LanguageModel, tokens: Tensor, states: Tensor, positions: list[int]
 ) -> None:
     changed = tokens.clone()
     for row, position in enumerate(positions):
@@ -78,14 +77,14 @@ def _require_equal_before(
             )
 
 
-def _states(model: Transformer, tokens: Tensor) -> Tensor:
+def _states(model: LanguageModel, tokens: Tensor) -> Tensor:
     """Final states (B, T, C), from which each prediction is made by itself."""
     with fixed_draws(_SEED, str(tokens.device)):
         return model.hidden(tokens).detach()
 
 
 def _leaking_layer(
-    model: Transformer, tokens: Tensor, changed: Tensor, row: int, position: int
+    model: LanguageModel, tokens: Tensor, changed: Tensor, row: int, position: int
 ) -> str:
     """The first layer that lets the change through, with its kind and name."""
     before, after = _outputs(model, tokens), _outputs(model, changed)
@@ -97,7 +96,7 @@ def _leaking_layer(
     return "the model's own code, outside its layers"
 
 
-def _outputs(model: Transformer, tokens: Tensor) -> list[tuple[str, Tensor]]:
+def _outputs(model: LanguageModel, tokens: Tensor) -> list[tuple[str, Tensor]]:
     """Names and outputs (B, T, width) of all inner modules, in the order they finish."""
     outputs: list[tuple[str, Tensor]] = []
 

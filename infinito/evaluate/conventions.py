@@ -22,7 +22,7 @@ from infinito.evaluate.windows import (
     second_half_windows,
     sliding_windows,
 )
-from infinito.model.transformer import Transformer
+from infinito.model.language_model import LanguageModel
 from infinito.tokenizer.tokenizer import Tokenizer
 
 _HUGGING_FACE_STRIDE = 512
@@ -40,7 +40,7 @@ class Figure(NamedTuple):
 class Subject(NamedTuple):
     """What is measured, and in which batches."""
 
-    model: Transformer
+    model: LanguageModel
     tokenizer: Tokenizer
     store: TokenStore
     score: Score

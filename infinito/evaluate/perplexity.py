@@ -15,8 +15,8 @@ from infinito.data.token_store import TokenStore
 from infinito.errors import ConfigError, DataError, DivergedError
 from infinito.evaluate.mode import evaluation_mode
 from infinito.evaluate.windows import Window, batches, sliding_windows
+from infinito.model.language_model import LanguageModel
 from infinito.model.loss import IGNORED
-from infinito.model.transformer import Transformer
 from infinito.runtime.events import progress
 from infinito.tokenizer.tokenizer import Tokenizer
 
@@ -80,7 +80,7 @@ class Score:
 
 
 def score(
-    model: Transformer,
+    model: LanguageModel,
     store: TokenStore,
     tokenizer: Tokenizer,
     *,
@@ -134,7 +134,7 @@ def windows_a_pass(context: int) -> int:
 
 
 def resolve_windows(
-    model: Transformer, context: int | None, stride: int | None, batch_size: int | None
+    model: LanguageModel, context: int | None, stride: int | None, batch_size: int | None
 ) -> tuple[int, int, int]:
     """Context, stride and batch size in force; raises ConfigError as :func:`score` says."""
     context = model.max_positions if context is None else context
@@ -158,7 +158,7 @@ def resolve_windows(
 
 
 def stream_nats(
-    model: Transformer,
+    model: LanguageModel,
     tokens: NDArray[np.integer],
     windows: Iterable[Window],
     start_id: int,
@@ -174,7 +174,7 @@ def stream_nats(
         DivergedError: a loss is not finite.
     """
     nats = np.zeros(len(tokens))
-    device = model.embedding.weight.device
+    device = model.device
     with evaluation_mode(model), progress(len(tokens), "evaluating", "tokens") as advance:
         for group in batches(windows, batch_size):
             inputs, targets = _batch(tokens, group, start_id, restart)

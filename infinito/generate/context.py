@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from infinito.model.decode import DecodeStep, supports
 from infinito.model.key_value_cache import KeyValueCache
-from infinito.model.transformer import Transformer
+from infinito.model.language_model import LanguageModel
 
 
 def tokens_kept(length: int, limit: int) -> int:
@@ -31,18 +30,18 @@ class Context:
     """
 
     def __init__(
-        self, model: Transformer, prompt: Sequence[int], capacity: int, use_cache: bool
+        self, model: LanguageModel, prompt: Sequence[int], capacity: int, use_cache: bool
     ) -> None:
         """Start with one window; ``capacity`` tokens are the most that will ever be held."""
         self._model = model
-        self._device = model.output_weight.device
+        self._device = model.device
         self._limit = model.max_positions
         self._capacity = min(self._limit, max(capacity, 1))
         self._windows = [list(prompt)]
         self._cache: KeyValueCache | None = None
         self._step: DecodeStep | None = None
         if use_cache:
-            self._use(KeyValueCache(model, 1, self._capacity))
+            self._use(model.new_cache(1, self._capacity))
         self._unread = 0
         self._restart()
 
@@ -55,7 +54,7 @@ class Context:
         states = self._model.hidden(torch.tensor(tokens, device=self._device), self._cache)
         if self._cache is not None:
             self._unread = 0
-        return F.linear(states[:, -1], self._model.output_weight).float().cpu()
+        return self._model.logits(states[:, -1]).cpu()
 
     def append(self, tokens: Sequence[int]) -> None:
         """Add one token to each window."""
@@ -69,11 +68,7 @@ class Context:
         """Turn the one window, and what the cache knows of it, into ``batch`` equal ones."""
         self._windows = [list(self._windows[0]) for _ in range(batch)]
         if self._cache is not None and batch > 1:
-            wide = KeyValueCache(self._model, batch, self._capacity)
-            wide.keys.copy_(self._cache.keys)
-            wide.values.copy_(self._cache.values)
-            wide.length = self._cache.length
-            self._use(wide)
+            self._use(self._cache.widened(batch))
 
     def _use(self, cache: KeyValueCache) -> None:
         """Decode with ``cache`` from here on."""

@@ -25,7 +25,7 @@ from infinito.generate.constraints import (
 )
 from infinito.generate.context import Context
 from infinito.generate.sampling_config import SamplingConfig
-from infinito.model.transformer import Transformer
+from infinito.model.language_model import LanguageModel
 from infinito.tokenizer.tokenizer import Tokenizer
 
 FinishReason = Literal["length", "eos", "stop"]
@@ -45,7 +45,7 @@ class Sample:
 
 
 def generate(
-    model: Transformer,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompt_ids: Sequence[int],
     config: SamplingConfig,
@@ -75,7 +75,7 @@ def generate(
 
 
 def sample_groups(
-    model: Transformer,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompt_ids: Sequence[int],
     config: SamplingConfig,
@@ -97,7 +97,7 @@ def sample_groups(
 
 
 @contextmanager
-def _evaluating(model: Transformer) -> Iterator[None]:
+def _evaluating(model: LanguageModel) -> Iterator[None]:
     """Without dropout and without gradients; the model's mode is restored."""
     was_training = model.training
     model.eval()

@@ -1,6 +1,6 @@
 """One token through the whole model in one call of compiled code (``csrc``, loaded with ctypes).
 
-The plain twin is ``Transformer.forward`` with a cache, which spends most of a token's time on
+The plain twin is ``Transformer.hidden`` with a cache, which spends most of a token's time on
 starting small operations; here the weights are read once and little else happens.
 """
 
@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from infinito.attention import native
 from infinito.errors import ResourceError
 from infinito.model.attention import SelfAttention
 from infinito.model.key_value_cache import KeyValueCache
+from infinito.model.language_model import LanguageModel
 from infinito.model.transformer import Transformer
 
 _VERSION = 1
@@ -81,7 +83,7 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def supports(model: Transformer) -> bool:
+def supports(model: LanguageModel) -> TypeGuard[Transformer]:
     """Whether a compiled step computes what ``model`` does: float32 on a CPU, in evaluation.
 
     A model with a parameter that the step does not know is one that it does not know.
@@ -115,7 +117,7 @@ class DecodeStep:
     is in use; that a weight's numbers change is no harm.
     """
 
-    def __init__(self, model: Transformer, cache: KeyValueCache, isa: str | None = None) -> None:
+    def __init__(self, model: LanguageModel, cache: KeyValueCache, isa: str | None = None) -> None:
         """Prepare for a model that :func:`supports` and its cache; ``isa`` is for tests."""
         assert supports(model)
         config = model.config

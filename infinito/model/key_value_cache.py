@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from copy import copy
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from infinito.model.transformer import Transformer
+from infinito.config.schema import ModelConfig
 
 
 class KeyValueCache:
     """Preallocated (B, K, capacity, D) keys and values of every block."""
 
-    def __init__(self, model: Transformer, batch: int, capacity: int) -> None:
-        config = model.config
-        weight = model.embedding.weight
+    def __init__(self, config: ModelConfig, batch: int, capacity: int, like: Tensor) -> None:
+        """Empty, in the dtype of ``like`` and on its device."""
         shape = (config.n_layers, batch, config.resolved_kv_heads, capacity, config.d_head)
-        self.keys = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.values = torch.zeros_like(self.keys)
         self.capacity = capacity
         self.length = 0
@@ -34,3 +32,9 @@ class KeyValueCache:
     def reset(self) -> None:
         """Forget every token, keep the memory."""
         self.length = 0
+
+    def widened(self, batch: int) -> KeyValueCache:
+        """A copy of a cache of one text for ``batch`` texts that start with it."""
+        wide = copy(self)
+        wide.keys, wide.values = (x.repeat(1, batch, 1, 1, 1) for x in (self.keys, self.values))
+        return wide

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from infinito.config.schema import ModelConfig
 from infinito.model.block import Block
 from infinito.model.key_value_cache import KeyValueCache
+from infinito.model.language_model import LanguageModel
 from infinito.model.layers import Dropout, Embedding, Linear, initialise
 from infinito.model.legacy import DoubleBlock
 from infinito.model.loss import summed_cross_entropy, token_cross_entropy
@@ -23,7 +24,7 @@ from infinito.model.position import RotaryTable
 from infinito.model.roles import Role
 
 
-class Transformer(nn.Module):
+class Transformer(LanguageModel):
     """A causal language model over ``vocab_size`` tokens.
 
     ``max_positions`` is the training sequence length: the context that generation uses, and the
@@ -68,24 +69,27 @@ class Transformer(nn.Module):
         final: Tensor = self.output_dropout(self.final_norm(x))
         return final
 
-    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """Logits (B, T, V) float32 of the token after each of (B, T)."""
-        return F.linear(self.hidden(tokens, cache), self.output_weight).float()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) float32 of the token after each of the final states (..., C)."""
+        return F.linear(hidden, self._output_matrix()).float()
+
+    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
+        """An empty cache for ``batch`` texts of up to ``capacity`` tokens."""
+        return KeyValueCache(self.config, batch, capacity, self.embedding.matrix())
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Sum of nats (float32 scalar) over targets (B, T) that are not -100."""
         hidden = self.hidden(tokens).flatten(0, 1)
-        return summed_cross_entropy(hidden, self.output_weight, targets.flatten())
+        return summed_cross_entropy(hidden, self._output_matrix(), targets.flatten())
 
     @torch.no_grad()
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Nats (B, T) float32 of each target, 0 where it is -100."""
         hidden = self.hidden(tokens).flatten(0, 1)
-        nats = token_cross_entropy(hidden, self.output_weight, targets.flatten())
+        nats = token_cross_entropy(hidden, self._output_matrix(), targets.flatten())
         return nats.view_as(targets)
 
-    @property
-    def output_weight(self) -> Tensor:
+    def _output_matrix(self) -> Tensor:
         """The matrix (V, C) that turns final states into logits."""
         return (self.head or self.embedding).matrix()
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from infinito.checkpoint.structure import check_shapes
 from infinito.errors import DivergedError
-from infinito.model.transformer import Transformer
 
 
-def parameter_shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """{name: shape} of a model's parameters."""
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 
 @torch.no_grad()
-def load_weights(model: Transformer, weights: dict[str, Tensor]) -> None:
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Copy stored weights into ``model``.
 
     Raises:

@@ -94,7 +94,8 @@ def test_full_context_keeps_its_last_half(model: Transformer, tokenizer: Tokeniz
     """The first token past the context is what a fresh model says of the last half."""
     ids = tokenizer.encode("abcdefghijklmnop")  # with the eos in front: one more than fits
     with torch.inference_mode():
-        expected = int(model(torch.tensor([ids[-CONTEXT // 2 :]]))[0, -1].argmax())
+        states = model.hidden(torch.tensor([ids[-CONTEXT // 2 :]]))
+        expected = int(model.logits(states[0, -1]).argmax())
     config = SamplingConfig(max_new_tokens=1, temperature=0, repetition_penalty=1)
     assert generate(model, tokenizer, ids, config)[0].ids == [expected]
 

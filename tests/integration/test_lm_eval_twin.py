@@ -67,7 +67,8 @@ def nats_of(loaded: LoadedModel, pairs: Pairs) -> float:
     """The loss of the predicted tokens, one forward pass a part."""
     total = 0.0
     for read, predicted in pairs:
-        logits = loaded.model(torch.tensor([read]))[0, -len(predicted) :]
+        states = loaded.model.hidden(torch.tensor([read]))
+        logits = loaded.model.logits(states[0, -len(predicted) :])
         rows = torch.arange(len(predicted))
         total -= logits.log_softmax(-1)[rows, torch.tensor(predicted)].double().sum().item()
     return total

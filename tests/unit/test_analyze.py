@@ -61,7 +61,7 @@ def test_the_weights_are_those_the_model_uses(changes: dict[str, Any]) -> None:
     for block in model.blocks:
         block.attention.register_forward_hook(note)
     with torch.no_grad():
-        model(tokens)
+        model.hidden(tokens)
         assert len(seen) == len(report.example) == 2
         for example, (module, x, output) in zip(report.example, seen, strict=True):
             value = module.project(x)[2][0]
@@ -130,7 +130,7 @@ def test_compiled_blocks_are_seen_too() -> None:
     for block in model.blocks:
         block.compile(backend="eager")
     with torch.no_grad():
-        model(tokens)  # compiled for this mode before there are hooks
+        model.hidden(tokens)  # compiled for this mode before there are hooks
     torch.testing.assert_close(analyze_attention(model, tokens).means, expected.means)
 
 

@@ -51,7 +51,7 @@ def build(vocab_size: int = 300, **options: Any) -> Transformer:
 
 
 def prompted(model: Transformer, tokens: Tensor) -> KeyValueCache:
-    cache = KeyValueCache(model, len(tokens), POSITIONS)
+    cache = model.new_cache(len(tokens), POSITIONS)
     model.hidden(tokens[:, :PROMPT], cache)
     return cache
 
@@ -71,7 +71,7 @@ def test_equals_the_model_up_to_the_last_position(name: str, batch: int, isa: st
     plain, ours = prompted(model, tokens), prompted(model, tokens)
     step = decode.DecodeStep(model, ours, isa)
     for column in tokens[:, PROMPT:].unbind(1):
-        expected = model(column[:, None], plain)[:, -1]
+        expected = model.logits(model.hidden(column[:, None], plain)[:, -1])
         torch.testing.assert_close(step(column.tolist()), expected, atol=1e-4, rtol=1e-5)
     assert expected.std() > 0.05, "constant logits would prove nothing"
     assert ours.length == plain.length == POSITIONS
@@ -94,7 +94,7 @@ def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads() -> None:
 
 def decoded(model: Transformer, tokens: Tensor) -> Tensor:
     """Logits of every token, read one at a time, by a step and a cache of their own."""
-    step = decode.DecodeStep(model, KeyValueCache(model, len(tokens), tokens.shape[1]))
+    step = decode.DecodeStep(model, model.new_cache(len(tokens), tokens.shape[1]))
     return torch.stack([step(column.tolist()) for column in tokens.unbind(1)], 1)
 
 
@@ -128,7 +128,7 @@ def test_a_forked_process_decodes_too(two_threads: None) -> None:
 
 def test_logits_stay_as_they_were_at_the_next_step() -> None:
     model = build(**SHAPES["plain"])
-    step = decode.DecodeStep(model, KeyValueCache(model, 1, POSITIONS))
+    step = decode.DecodeStep(model, model.new_cache(1, POSITIONS))
     first = step([1])
     before = first.clone()
     step([2])
@@ -140,13 +140,13 @@ def test_logits_stay_as_they_were_at_the_next_step() -> None:
 def test_a_weight_that_is_no_number_reaches_the_logits(activation: str, place: str) -> None:
     model = build(d_model=32, activation=activation)
     model.get_parameter(place)[7] = torch.nan
-    step = decode.DecodeStep(model, KeyValueCache(model, 1, POSITIONS))
+    step = decode.DecodeStep(model, model.new_cache(1, POSITIONS))
     assert step([7]).isnan().any()
 
 
 def test_a_token_outside_the_vocabulary_is_refused_and_a_full_cache_too() -> None:
     model = build(d_model=32)
-    cache = KeyValueCache(model, 1, 2)
+    cache = model.new_cache(1, 2)
     step = decode.DecodeStep(model, cache)
     for token in (-1, 300):
         with pytest.raises(IndexError, match="vocabulary"):

@@ -18,7 +18,7 @@ from infinito.config.loading import config_from_plain
 from infinito.errors import CheckpointError, DivergedError
 from infinito.evaluate.causality import check_causality
 from infinito.model import attention
-from infinito.model.transformer import Block
+from infinito.model.block import Block
 from infinito.runtime.precision import autocast
 from infinito.runtime.random import fixed_draws
 from infinito.train.trainer import Trainer

@@ -34,7 +34,7 @@ def plain_nats(
         number = 0 if position < context else -(-(position + 1 - context) // stride)
         begin = number * stride
         read = ([eos, *tokens])[begin : position + 1]
-        logits = model(torch.tensor([read]))[0, -1]
+        logits = model.logits(model.hidden(torch.tensor([read]))[0, -1])
         nats.append(F.cross_entropy(logits[None], torch.tensor([token])).item())
     return nats
 

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from infinito.config.schema import AttentionConfig, ModelConfig
-from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.transformer import Transformer
 
 SHAPES: list[dict[str, object]] = [
@@ -28,14 +27,18 @@ def build(**options: object) -> Transformer:
     return Transformer(ModelConfig(d_model=64, n_layers=2, **options), 300, 32).eval()  # type: ignore[arg-type]
 
 
+def predict(model: Transformer, tokens: torch.Tensor) -> torch.Tensor:
+    return model.logits(model.hidden(tokens))
+
+
 @pytest.mark.parametrize("options", SHAPES)
 def test_cached_decoding_equals_the_full_pass(options: dict[str, object]) -> None:
     model = build(**options)
     tokens = torch.randint(0, 300, (2, 32))
-    cache = KeyValueCache(model, 2, 32)
+    cache = model.new_cache(2, 32)
     pieces = [tokens[:, :10], tokens[:, 10:13], *tokens[:, 13:].split(1, dim=1)]
-    cached = torch.cat([model(piece, cache) for piece in pieces], dim=1)
-    torch.testing.assert_close(cached, model(tokens), atol=2e-5, rtol=2e-5)
+    cached = torch.cat([model.logits(model.hidden(piece, cache)) for piece in pieces], dim=1)
+    torch.testing.assert_close(cached, predict(model, tokens), atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("options", SHAPES)
@@ -44,7 +47,7 @@ def test_a_token_changes_nothing_before_it(options: dict[str, object]) -> None:
     tokens = torch.randint(0, 300, (1, 32))
     changed = tokens.clone()
     changed[0, 20] = (changed[0, 20] + 1) % 300
-    before, after = model(tokens), model(changed)
+    before, after = predict(model, tokens), predict(model, changed)
     assert torch.equal(before[:, :20], after[:, :20])
     assert not torch.equal(before[:, 20:], after[:, 20:])
 
@@ -55,7 +58,9 @@ def test_loss_and_gradients_equal_plain_cross_entropy(options: dict[str, object]
     tokens, targets = torch.randint(0, 300, (2, 3, 32)).unbind()
     targets[0, :5] = -100
     parameters = list(model.parameters())
-    plain = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), reduction="sum")
+    plain = F.cross_entropy(
+        predict(model, tokens).flatten(0, 1), targets.flatten(), reduction="sum"
+    )
     expected = torch.autograd.grad(plain, parameters)
     loss = model.loss(tokens, targets)
     torch.testing.assert_close(loss, plain)
@@ -127,8 +132,7 @@ def test_a_fixed_lambda_changes_the_logits_and_is_no_parameter() -> None:
         options = AttentionConfig(kind="l2", learnable_lambda=False, lambda_init=value)
         model = build(attention=options)
         assert not any("lambda" in name for name, _ in model.named_parameters())
-        result: torch.Tensor = model(torch.arange(32)[None])
-        return result
+        return predict(model, torch.arange(32)[None])
 
     assert not torch.allclose(logits(1.0), logits(3.0))
 
@@ -147,9 +151,8 @@ def test_attention_dropout_follows_the_seed(kind: str) -> None:
 
     def logits(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        result: torch.Tensor = model(tokens)
-        return result
+        return predict(model, tokens)
 
     assert torch.equal(logits(1), logits(1))
     assert not torch.equal(logits(1), logits(2))
-    assert torch.equal(model.eval()(tokens), model(tokens))
+    assert torch.equal(predict(model.eval(), tokens), predict(model, tokens))

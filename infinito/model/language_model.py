@@ -1,0 +1,50 @@
+"""What training, evaluation, generation and analysis need of a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from infinito.config.schema import ModelConfig
+from infinito.model.key_value_cache import KeyValueCache
+
+
+class LanguageModel(nn.Module, ABC):
+    """Predicts each token of (B, T) int64 ids from those before it; parameters declare roles.
+
+    Attributes:
+        config: its shape.
+        vocab_size: V, the number of ids.
+        max_positions: tokens of the context that it was trained with.
+        blocks: its layers, which may be compiled, recomputed or split one by one.
+        checkpoint_activations: recompute blocks in the backward pass, to save memory.
+    """
+
+    config: ModelConfig
+    vocab_size: int
+    max_positions: int
+    blocks: nn.ModuleList
+    checkpoint_activations: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
+    @abstractmethod
+    def hidden(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """Final states (B, T, C) of ids (B, T), which follow the tokens of a cache."""
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) float32 of the token after each of the final states (..., C)."""
+
+    @abstractmethod
+    def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Nats (B, T) float32 of each target, 0 where it is -100; no gradient."""
+
+    @abstractmethod
+    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
+        """An empty cache for ``batch`` texts of up to ``capacity`` tokens."""
