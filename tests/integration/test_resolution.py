@@ -79,7 +79,7 @@ def route_taken(config: Config, monkeypatch: pytest.MonkeyPatch) -> str:
             patch.setitem(dispatch.BACKENDS, name, replace(backend, run=recording(name)))
         with torch.device("meta"):
             model = Transformer(config.model, 257, config.data.sequence_length)
-            model(torch.zeros(1, config.data.sequence_length, dtype=torch.int64))
+            model.hidden(torch.zeros(1, config.data.sequence_length, dtype=torch.int64))
     assert len(set(taken)) == 1
     return taken[0]
 
