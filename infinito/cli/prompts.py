@@ -63,7 +63,7 @@ def _file_text(name: str) -> str:
 
 
 def _decoded(content: bytes, place: str) -> str:
-    from infinito.data.text import not_utf8
+    from infinito.data.lines import not_utf8
 
     try:
         return content.decode("utf-8-sig")

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from infinito.data.find import form
-from infinito.data.text import CHUNK_BYTES, unreadable
+from infinito.data.lines import CHUNK_BYTES, form, unreadable
 from infinito.errors import ResourceError
 
 # Part of every key: raise it when the same inputs would give other entries.

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from infinito.data.text import normalise, read_lines, split_lines
+from infinito.data.lines import normalise, read_lines, split_lines
 from infinito.errors import DataError
 
 # A text of up to WHOLE_CHARACTERS is one document. A longer one is cut where a blank line

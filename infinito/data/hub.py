@@ -11,12 +11,14 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infinito.config.schema import SplitName
 from infinito.data.cache import Cache, cache_key
+from infinito.data.corpus import Corpus
+from infinito.data.documents import articles, text_documents
 from infinito.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,48 +35,63 @@ _HUB_NAMES: dict[SplitName, tuple[str, ...]] = {
 }
 
 
-class HubSplits:
-    """The splits of one dataset; loaded when first asked for."""
+@dataclass(frozen=True)
+class HubSplit:
+    """One split of a dataset: a row gives a document, or several where it is long.
 
-    def __init__(self, name: str, config_name: str | None, text_field: str) -> None:
-        """Name a dataset of the hub, or a directory, and the field that holds its text."""
-        self.name = name
-        self._config_name = config_name
-        self._field = text_field
+    ``lines``: its rows are the lines of WikiText, which give articles.
+    """
 
-    @cached_property
-    def names(self) -> dict[SplitName, str]:
-        """Our name of each split that the dataset has, to its own."""
-        found: dict[SplitName, str] = {}
-        for ours, theirs in _HUB_NAMES.items():
-            present = [name for name in theirs if name in self._loaded]
-            if present:
-                found[ours] = present[0]
-        return found
+    label: str
+    table: datasets.Dataset
+    text_field: str
+    lines: bool
+    notes: tuple[str, ...] = ()
 
-    def rows(self, split: SplitName) -> Iterator[str]:
+    def __iter__(self) -> Iterator[str]:
+        """Give the documents, in the order of the rows."""
+        if self.lines:
+            return articles(map(_wikitext_line, self._rows()))
+        return (document for row in self._rows() for document in text_documents(row))
+
+    def identity(self, cache: Cache) -> str:
+        """Hash of the rows: of the files they are mapped from, where there are some."""
+        files = [Path(entry["filename"]) for entry in self.table.cache_files]
+        if files and self.table._indices is None:
+            content = cache_key("arrow", self.text_field, cache.hash_files(files))
+        else:
+            digest = hashlib.sha256()
+            for text in self._rows():
+                digest.update(hashlib.sha256(text.encode()).digest())
+            content = cache_key("rows", digest.hexdigest())
+        return cache_key("articles" if self.lines else "rows", content)
+
+    def _rows(self) -> Iterator[str]:
         """The text of each row, in order; a missing value is empty text."""
-        for batch in self._column(split).iter(batch_size=_ROWS_AT_ONCE):
-            for text in batch[self._field]:
+        for batch in self.table.iter(batch_size=_ROWS_AT_ONCE):
+            for text in batch[self.text_field]:
                 yield text or ""
 
-    def identity(self, split: SplitName, cache: Cache) -> str:
-        """Hash of the split: of the files it is mapped from, where there are some."""
-        column = self._column(split)
-        files = [Path(entry["filename"]) for entry in column.cache_files]
-        if files and column._indices is None:
-            return cache_key("arrow", self._field, cache.hash_files(files))
-        digest = hashlib.sha256()
-        for text in self.rows(split):
-            digest.update(hashlib.sha256(text.encode()).digest())
-        return cache_key("rows", digest.hexdigest())
 
-    def _column(self, split: SplitName) -> datasets.Dataset:
-        return self._loaded[self.names[split]]
+def _wikitext_line(row: str) -> str:
+    """The line of the original file that a row of the hub stands for: blank rows lost theirs."""
+    return row if row.endswith("\n") else f"{row or ' '}\n"
 
-    @cached_property
-    def _loaded(self) -> dict[str, Any]:
-        return load_splits(self.name, self._config_name, self._field)
+
+def hub_corpus(
+    name: str, config_name: str | None, text_field: str, *, lines: bool = False
+) -> Corpus:
+    """The splits of a dataset of the hub or of a directory, by our names; ``lines``: of WikiText.
+
+    Raises:
+        DataError: as :func:`load_splits` does.
+    """
+    loaded = load_splits(name, config_name, text_field)
+    splits = dict[SplitName, HubSplit]()
+    for ours, theirs in _HUB_NAMES.items():
+        if present := [loaded[split] for split in theirs if split in loaded]:
+            splits[ours] = HubSplit(f"{name} ({ours} split)", present[0], text_field, lines)
+    return Corpus(name, splits)
 
 
 def load_splits(name: str, config_name: str | None, text_field: str) -> dict[str, Any]:

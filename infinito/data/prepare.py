@@ -10,10 +10,9 @@ from pathlib import Path
 
 from infinito.config.schema import Config, SplitName, TokenizerConfig
 from infinito.data.cache import Cache, cache_key
-from infinito.data.corpus import Part, file_part
-from infinito.data.find import find_files
+from infinito.data.corpus import Documents, overlap
+from infinito.data.files import TextFiles
 from infinito.data.order import require_sequence
-from infinito.data.overlap import overlap
 from infinito.data.sources import open_corpus
 from infinito.data.token_store import DamagedStoreError, TokenStore, open_store, write_store
 from infinito.errors import DataError, ResourceError
@@ -61,21 +60,21 @@ def prepare(
     """
     cache = cache or Cache()
     corpus = open_corpus(config.data)
-    parts = {split: corpus.part(split) for split in splits or corpus.splits}
+    texts = {split: corpus.documents(split) for split in splits or corpus.splits}
     # Both shares of one text bring the note of its files: it is told once.
-    for text in dict.fromkeys(text for part in parts.values() for text in part.notes):
-        note(text)
+    for line in dict.fromkeys(line for text in texts.values() for line in text.notes):
+        note(line)
     if tokenizer is None:
-        tokenizer = _tokenizer(config.tokenizer, corpus.part("train"), cache)
+        tokenizer = _tokenizer(config.tokenizer, corpus.documents("train"), cache)
     stores, cached = dict[SplitName, TokenStore](), dict[SplitName, bool]()
-    for split, part in parts.items():
-        stores[split], cached[split] = _tokens(part, tokenizer, cache)
+    for split, text in texts.items():
+        stores[split], cached[split] = _tokens(text, tokenizer, cache)
     if "train" in stores:
-        label = f"the training text, {parts['train'].label},"
+        label = f"the training text, {texts['train'].label},"
         require_sequence(stores["train"].n_tokens, config.data.sequence_length, label)
         _note_small_sample(tokenizer, stores["train"])
-    if "train" in parts and "valid" in parts:
-        _note_overlap(parts["train"], parts["valid"], cache)
+    if "train" in texts and "valid" in texts:
+        _note_overlap(texts["train"], texts["valid"], cache)
     _note_refusal(cache)
     hashes = {split: store.text_sha256 for split, store in stores.items()}
     return Dataset(tokenizer, stores, hashes, cached)
@@ -87,21 +86,21 @@ def tokenize_text(path: str, tokenizer: Tokenizer, text_field: str = "text") -> 
     Raises:
         DataError: it is missing, unreadable, blank or a single token.
     """
-    part, cache = file_part(path, find_files(path, "--text"), text_field), Cache()
-    for text in part.notes:
-        note(text)
-    store, _ = _tokens(part, tokenizer, cache)
+    text, cache = TextFiles(path, "--text", text_field), Cache()
+    for line in text.notes:
+        note(line)
+    store, _ = _tokens(text, tokenizer, cache)
     _note_refusal(cache)
     return store
 
 
-def _tokenizer(config: TokenizerConfig, part: Part, cache: Cache) -> Tokenizer:
-    key = cache_key("tokenizer", config.kind, config.vocab_size, part.identity(cache))
+def _tokenizer(config: TokenizerConfig, documents: Documents, cache: Cache) -> Tokenizer:
+    key = cache_key("tokenizer", config.kind, config.vocab_size, documents.identity(cache))
     stored = cache.read_value("tokenizer", key)
     if isinstance(stored, str):
         tokenizer = Tokenizer.from_json(stored)
     else:
-        tokenizer = train_tokenizer(config, part.documents())
+        tokenizer = train_tokenizer(config, documents)
         cache.write_value("tokenizer", key, tokenizer.to_json())
     wanted = config.vocab_size or (DEFAULT_VOCAB_SIZE if config.kind == "bpe" else 0)
     if tokenizer.vocab_size < wanted:
@@ -109,25 +108,25 @@ def _tokenizer(config: TokenizerConfig, part: Part, cache: Cache) -> Tokenizer:
     return tokenizer
 
 
-def _tokens(part: Part, tokenizer: Tokenizer, cache: Cache) -> tuple[TokenStore, bool]:
-    """The tokens of ``part``, and whether they were in the cache."""
-    identity = part.identity(cache)
+def _tokens(documents: Documents, tokenizer: Tokenizer, cache: Cache) -> tuple[TokenStore, bool]:
+    """The tokens of ``documents``, and whether they were in the cache."""
+    identity = documents.identity(cache)
     key = cache_key("tokens", identity, tokenizer.fingerprint)
     store = _from_cache(cache.path("tokens", key))
     cached = store is not None
     if store is None:
         try:
-            store = _made(cache, key, part, tokenizer)
+            store = _made(cache, key, documents, tokenizer)
         except ResourceError as refusal:
             with cache.replaced(refusal) as temporary:
-                store = _made(temporary, key, part, tokenizer)
-        if part.identity(cache) != identity:
+                store = _made(temporary, key, documents, tokenizer)
+        if documents.identity(cache) != identity:
             with contextlib.suppress(OSError):  # not there, where the tokens are temporary
                 cache.path("tokens", key).unlink()
-            raise DataError(f"{part.label} changed while it was read", "start again")
+            raise DataError(f"{documents.label} changed while it was read", "start again")
     if store.n_tokens < 2:
         raise DataError(
-            f"the text of {part.label} is a single token, and 2 are needed to predict one",
+            f"the text of {documents.label} is a single token, and 2 are needed to predict one",
             "give more text",
         )
     return store, cached
@@ -143,8 +142,8 @@ def _from_cache(path: Path) -> TokenStore | None:
         return None
 
 
-def _made(cache: Cache, key: str, part: Part, tokenizer: Tokenizer) -> TokenStore:
-    path = write_store(cache, key, part.documents(), tokenizer, part.label)
+def _made(cache: Cache, key: str, documents: Documents, tokenizer: Tokenizer) -> TokenStore:
+    path = write_store(cache, key, documents, tokenizer, documents.label)
     try:
         return open_store(path)
     except DamagedStoreError as damage:
@@ -162,12 +161,12 @@ def _note_refusal(cache: Cache) -> None:
         )
 
 
-def _note_overlap(training: Part, validation: Part, cache: Cache) -> None:
+def _note_overlap(training: Documents, validation: Documents, cache: Cache) -> None:
     identities = training.identity(cache), validation.identity(cache)
     key = cache_key("overlap", *identities)
     share = cache.read_value("overlap", key)
     if not isinstance(share, float):
-        share = overlap(training.documents(), validation.documents())
+        share = overlap(training, validation)
         cache.write_value("overlap", key, share)
     if share >= _OVERLAP_WORTH_A_WARNING:
         note(

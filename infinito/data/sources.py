@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from infinito.config.schema import DataConfig, SplitName
-from infinito.data.cache import cache_key
-from infinito.data.corpus import Corpus, Part, file_part, with_validation
-from infinito.data.documents import articles, text_documents
-from infinito.data.find import find_files
-from infinito.data.hub import WIKITEXT, HubSplits
-from infinito.data.python_docs import python_docs
-from infinito.data.text import read_lines
+from infinito.data.cache import Cache, cache_key
+from infinito.data.corpus import Corpus, overlap, share, with_validation
+from infinito.data.documents import articles, cut
+from infinito.data.files import TextFiles
+from infinito.data.hub import WIKITEXT, hub_corpus
+from infinito.data.lines import normalise, read_lines, split_lines
 from infinito.errors import DataError
 
-_SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
+SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 _WIKITEXT_NAMES = ("{}.txt", "wiki.{}.tokens", "wiki.{}.raw")
+# A few topics of Python's manual make most of its text, so they are cut into sections of at
+# least this size before every tenth is held out.
+_SECTION_CHARACTERS = 4096
 
 
 def open_corpus(config: DataConfig) -> Corpus:
@@ -25,100 +29,119 @@ def open_corpus(config: DataConfig) -> Corpus:
     Raises:
         DataError: a file, directory or hub dataset cannot be had.
     """
-    openers: dict[str | None, Callable[[DataConfig], Corpus]] = {
-        "wikitext-2": _wikitext,
-        "hub": _hub,
-        "text": _text,
-        "python-docs": lambda _: python_docs(),
-    }
-    return openers[config.resolved_source](config)
+    source = config.resolved_source
+    if source == "python-docs":
+        return _python_docs()
+    if source == "text":
+        return with_validation(_text(config))
+    if source == "hub":
+        assert config.dataset is not None  # the schema sees to it
+        return with_validation(hub_corpus(config.dataset, config.dataset_config, config.text_field))
+    if config.path is None:
+        return hub_corpus(*WIKITEXT, "text", lines=True)
+    return _wikitext(Path(config.path).expanduser())
 
 
 def _text(config: DataConfig) -> Corpus:
-    references = {
-        "train": config.train_file,
-        "valid": config.valid_file,
-        "test": config.test_file,
+    named = {"train": config.train_file, "valid": config.valid_file, "test": config.test_file}
+    splits = {
+        split: TextFiles(reference, f"data.{split}_file", config.text_field)
+        for split in SPLITS
+        if (reference := named[split])
     }
-
-    def part(split: SplitName) -> Callable[[], Part]:
-        reference = references[split] or ""
-        key = f"data.{split}_file"
-        return lambda: file_part(reference, find_files(reference, key), config.text_field)
-
-    splits = {split: part(split) for split in _SPLITS if references[split]}
-    remedy = "name its text, as in --set data.test_file=FILE"
-    return with_validation(Corpus("the text source", splits, remedy))
+    return Corpus("the text source", splits, "name its text, as in --set data.test_file=FILE")
 
 
-def _wikitext(config: DataConfig) -> Corpus:
-    if config.path is None:
-        return _hub_corpus(HubSplits(*WIKITEXT, "text"), wikitext=True)
-    directory = Path(config.path).expanduser()
+@dataclass(frozen=True)
+class _Articles:
+    """A file of WikiText, cut into its articles."""
+
+    path: Path
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return str(self.path)
+
+    def __iter__(self) -> Iterator[str]:
+        return articles(read_lines(self.path))
+
+    def identity(self, cache: Cache) -> str:
+        return cache_key("articles", cache.hash_files([self.path]))
+
+
+def _wikitext(directory: Path) -> Corpus:
     if not directory.is_dir():
         raise DataError(
             f"data.path: {directory} is not a directory",
             "give the directory that holds train.txt, valid.txt and test.txt: "
             "--set data.path=DIRECTORY",
         )
-    files = _wikitext_files(directory)
-
-    def part(split: SplitName) -> Callable[[], Part]:
-        return lambda: _article_file(files[split])
-
-    splits = {split: part(split) for split in files}
-    return Corpus(f"directory {directory}", splits, f"put a file {_names('SPLIT')} there")
-
-
-def _wikitext_files(directory: Path) -> dict[SplitName, Path]:
-    found: dict[SplitName, Path] = {}
-    for split in _SPLITS:
-        names = (pattern.format(split) for pattern in _WIKITEXT_NAMES)
-        present = [directory / name for name in names if (directory / name).is_file()]
-        if present:
-            found[split] = present[0]
-    if not found:
+    splits = dict[SplitName, _Articles]()
+    for split in SPLITS:
+        paths = [directory / pattern.format(split) for pattern in _WIKITEXT_NAMES]
+        if present := [path for path in paths if path.is_file()]:
+            splits[split] = _Articles(present[0])
+    if not splits:
         raise DataError(
             f"data.path: directory {directory} holds no WikiText-2: no {_names('train')}",
             "name the directory of an unpacked WikiText-2: --set data.path=DIRECTORY",
         )
-    return found
+    return Corpus(f"directory {directory}", splits, f"put a file {_names('SPLIT')} there")
 
 
 def _names(split: str) -> str:
     return " or ".join(pattern.format(split) for pattern in _WIKITEXT_NAMES)
 
 
-def _article_file(path: Path) -> Part:
-    return Part(
-        str(path),
-        lambda: articles(read_lines(path)),
-        lambda cache: cache_key("articles", cache.hash_files([path])),
+@dataclass(frozen=True)
+class _Sections:
+    """Sections of Python's manual, in memory."""
+
+    label: str
+    texts: list[str]
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts)
+
+    def identity(self, _: Cache) -> str:
+        digests = [hashlib.sha256(text.encode()).hexdigest() for text in self.texts]
+        return cache_key("topics", digests)
+
+
+def _python_docs() -> Corpus:
+    """The embedded corpus: the manual sections behind Python's ``help()``, of every CPython.
+
+    It needs no network and no download, has too little text for a test split, and differs a
+    little between versions of Python.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise DataError(
+            "this Python carries no pydoc_data, the text of python-docs",
+            "give your own text with --set data.source=text --set data.train_file=FILE",
+        ) from error
+    sections = [
+        section
+        for text in _distinct(topics.values())
+        for section in cut(split_lines([normalise(text)]), _SECTION_CHARACTERS)
+    ]
+    names: tuple[SplitName, ...] = ("train", "valid")
+    return Corpus(
+        "python-docs",
+        {name: _Sections(f"python-docs ({name} part)", [*share(sections, name)]) for name in names},
     )
 
 
-def _hub(config: DataConfig) -> Corpus:
-    assert config.dataset is not None  # the schema sees to it
-    splits = HubSplits(config.dataset, config.dataset_config, config.text_field)
-    return with_validation(_hub_corpus(splits, wikitext=False))
+def _distinct(texts: Iterable[str]) -> list[str]:
+    """Leave out texts that mostly stand in a longer one: many topics are part of another.
 
-
-def _hub_corpus(hub: HubSplits, wikitext: bool) -> Corpus:
-    def part(split: SplitName) -> Callable[[], Part]:
-        def documents() -> Iterator[str]:
-            if wikitext:
-                return articles(map(_wikitext_line, hub.rows(split)))
-            return (piece for row in hub.rows(split) for piece in text_documents(row))
-
-        cut = "articles" if wikitext else "rows"
-        label = f"{hub.name} ({split} split)"
-        return lambda: Part(
-            label, documents, lambda cache: cache_key(cut, hub.identity(split, cache))
-        )
-
-    return Corpus(hub.name, {split: part(split) for split in _SPLITS if split in hub.names})
-
-
-def _wikitext_line(row: str) -> str:
-    """The line of the original file that a row of the hub stands for: blank rows lost theirs."""
-    return row if row.endswith("\n") else f"{row or ' '}\n"
+    Held out, they would measure what was learnt by heart: of every tenth topic, half was.
+    """
+    kept: list[str] = []
+    for text in sorted(texts, key=lambda text: (-len(text), text)):
+        if overlap(kept, [text]) < 0.5:
+            kept.append(text)
+    return kept

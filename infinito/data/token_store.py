@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infinito.data.cache import Cache
-from infinito.data.text import CHUNK_BYTES
+from infinito.data.lines import CHUNK_BYTES
 from infinito.errors import DataError
 from infinito.tokenizer.coder import UNKNOWN
 from infinito.tokenizer.tokenizer import Tokenizer

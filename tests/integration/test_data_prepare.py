@@ -275,8 +275,9 @@ def test_missing_parts(tmp_path: Path) -> None:
         (tmp_path / "cache").mkdir(exist_ok=True)
         with pytest.raises(DataError, match=reason):
             prepared(data)
-    with pytest.raises(DataError, match="no test split"):
+    with pytest.raises(DataError, match="no test split") as refusal:
         prepare(config({"train_file": good}), splits=["test"])
+    assert "--set data.test_file=FILE" in refusal.value.remedy
 
 
 @pytest.mark.row("D-06")
@@ -303,7 +304,7 @@ def test_cached_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> Iterator[str]:
         raise AssertionError("the text was read again")
 
-    monkeypatch.setattr("infinito.data.corpus.file_documents", never)
+    monkeypatch.setattr("infinito.data.files.TextFiles.__iter__", never)
     monkeypatch.setattr("infinito.data.cache._hash_file", never)
     second = prepare(settings)
     assert set(second.cached.values()) == {True}

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from infinito.config.schema import TokenizerConfig
 from infinito.data.documents import articles, cut, passages
+from infinito.data.lines import split_lines
 from infinito.data.order import SequenceOrder
-from infinito.data.text import split_lines
 from infinito.data.token_store import TokenStore
 from infinito.errors import DataError
 from infinito.tokenizer.tokenizer import Tokenizer, train_tokenizer

@@ -5,15 +5,18 @@ import io
 import sqlite3
 import tarfile
 import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from infinito.data import documents
-from infinito.data.corpus import Corpus, Part, with_validation
+from infinito.data.cache import Cache
+from infinito.data.corpus import Corpus, with_validation
 from infinito.data.documents import articles, cut, json_rows, passages
-from infinito.data.find import FoundFiles, file_documents, find_files
-from infinito.data.text import read_lines, split_lines
+from infinito.data.files import FoundFiles, TextFiles, find_files
+from infinito.data.lines import read_lines, split_lines
 from infinito.errors import DataError
 
 
@@ -49,7 +52,7 @@ def test_canonical_text(tmp_path: Path, data: bytes, text: str | None) -> None:
 
 
 def test_crlf_and_characters_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infinito.data.text.CHUNK_BYTES", 1)
+    monkeypatch.setattr("infinito.data.lines.CHUNK_BYTES", 1)
     assert read(written(tmp_path / "a.txt", "é\r\n😀\r\n".encode())) == "é\n😀\n"
 
 
@@ -270,12 +273,11 @@ def test_json_row_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_each_file_and_row_is_a_document(tmp_path: Path) -> None:
-    files = [
-        written(tmp_path / "a.txt", b"one\n\ntwo\n"),
-        written(tmp_path / "b.jsonl.gz", gzip.compress(b'{"t": "r1"}\n{"t": "r2"}\n')),
-        written(tmp_path / "c.md", b""),
-    ]
-    assert list(file_documents(files, "t")) == ["one\n\ntwo\n", "r1", "r2"]
+    written(tmp_path / "a.txt", b"one\n\ntwo\n")
+    written(tmp_path / "b.jsonl.gz", gzip.compress(b'{"t": "r1"}\n{"t": "r2"}\n'))
+    written(tmp_path / "c.md", b"")
+    documents = TextFiles(str(tmp_path), "k", "t")
+    assert list(documents) == list(documents) == ["one\n\ntwo\n", "r1", "r2"]
 
 
 def test_long_texts_are_cut_at_blank_lines() -> None:
@@ -302,11 +304,25 @@ def test_articles() -> None:
     assert list(articles([])) == []
 
 
+@dataclass(frozen=True)
+class Given:
+    """Documents in memory."""
+
+    texts: list[str]
+    label: str = "it"
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts)
+
+    def identity(self, _: Cache) -> str:
+        return "id"
+
+
 def shares(texts: list[str]) -> tuple[list[str], list[str]]:
-    whole = Part("it", lambda: iter(texts), lambda cache: "id")
-    corpus = with_validation(Corpus("it", {"train": lambda: whole}))
-    assert "held out" in corpus.part("valid").notes[-1]
-    return list(corpus.part("train").documents()), list(corpus.part("valid").documents())
+    corpus = with_validation(Corpus("it", {"train": Given(texts)}))
+    assert "held out" in corpus.documents("valid").notes[-1]
+    return list(corpus.documents("train")), list(corpus.documents("valid"))
 
 
 def test_every_tenth_document_is_held_out() -> None:

@@ -1,4 +1,4 @@
-"""From what a user wrote for a file - a file, a directory, a glob - to a list of text files."""
+"""From what a user names - a file, a directory, a glob - to text files and their documents."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from infinito.config.explain import printable
+from infinito.data.cache import Cache, cache_key
 from infinito.data.documents import json_rows, passages
-from infinito.data.text import begins_as_text, read_lines, unreadable
+from infinito.data.lines import begins_as_text, form, read_lines, unreadable
 from infinito.errors import DataError
 
 _SUFFIXES = (".txt", ".md", ".jsonl", ".gz")
@@ -24,6 +26,42 @@ class FoundFiles:
 
     paths: list[Path]
     note: str = ""
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """The documents of text files: each row of a .jsonl file, each other file; long ones cut.
+
+    Attributes:
+        label: what the user named: a file, a directory or a glob.
+        key: the config key or option to blame.
+        text_field: what holds the text in a row of a .jsonl file.
+    """
+
+    label: str
+    key: str
+    text_field: str
+
+    @cached_property
+    def _found(self) -> FoundFiles:
+        return find_files(self.label, self.key)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What it stands for, where that is to be told."""
+        return (self._found.note,) if self._found.note else ()
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the documents, file by file."""
+        for path in self._found.paths:
+            if form(path).startswith("jsonl"):
+                yield from json_rows(path, self.text_field)
+            else:
+                yield from passages(read_lines(path))
+
+    def identity(self, cache: Cache) -> str:
+        """Hash of the contents; names do not count."""
+        return cache_key("documents", self.text_field, cache.hash_files(self._found.paths))
 
 
 def find_files(reference: str, key: str) -> FoundFiles:
@@ -97,19 +135,3 @@ def _checked(path: Path, key: str) -> Path:
             f"{key}: {path} is an archive, not text", "unpack it and name its directory"
         )
     return path
-
-
-def form(path: Path) -> str:
-    """How a file is read: ``text`` or ``jsonl``, with ``.gz`` where it is compressed."""
-    name = path.name.lower()
-    packed = ".gz" if name.endswith(".gz") else ""
-    return ("jsonl" if name.removesuffix(".gz").endswith(".jsonl") else "text") + packed
-
-
-def file_documents(paths: list[Path], text_field: str) -> Iterator[str]:
-    """Documents of all files: each row of a .jsonl file, each other file; long ones cut."""
-    for path in paths:
-        if form(path).startswith("jsonl"):
-            yield from json_rows(path, text_field)
-        else:
-            yield from passages(read_lines(path))

@@ -1,4 +1,4 @@
-"""Files as text: UTF-8 checked to the byte, one kind of line end, never a whole file in memory.
+"""Files to lines: UTF-8 checked to the byte, one kind of line end, never a whole file in memory.
 
 A byte-order mark is dropped; ``\\r\\n`` and ``\\r`` become ``\\n``. Nothing else is changed.
 """
@@ -120,6 +120,13 @@ def _chunks(path: Path) -> Iterator[bytes]:
         ) from error
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def form(path: Path) -> str:
+    """How a file is read: ``text`` or ``jsonl``, with ``.gz`` where it is compressed."""
+    name = path.name.lower()
+    packed = ".gz" if name.endswith(".gz") else ""
+    return ("jsonl" if name.removesuffix(".gz").endswith(".jsonl") else "text") + packed
 
 
 def _open(path: Path) -> BinaryIO:
