@@ -33,7 +33,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def record_line(record: Record, total_steps: int, bits_lead: bool = False) -> str:
-    """A record as one plain line; ``bits_lead`` shows bits per byte before word perplexity."""
+    """A record as one plain line; ``bits_lead`` has bits per byte for word perplexity."""
     parts = [f"step {record['step']}/{total_steps}", f"epoch {record['epoch']:.2f}"]
     formats = {
         "loss": "loss {:.4f}",
@@ -42,9 +42,11 @@ def record_line(record: Record, total_steps: int, bits_lead: bool = False) -> st
         "tokens_per_second": "{:.0f} tok/s",
         "memory_mb": "{:.0f} MB",
         "valid_loss": "valid loss {:.4f}",
-        **({"valid_bits_per_byte": "valid bits/byte {:.4f}"} if bits_lead else {}),
-        "valid_word_perplexity": "valid word ppl {:.2f}",
     }
+    if bits_lead:
+        formats["valid_bits_per_byte"] = "valid bits/byte {:.4f}"
+    else:
+        formats["valid_word_perplexity"] = "valid word ppl {:.2f}"
     parts += [text.format(record[name]) for name, text in formats.items() if name in record]
     if "eta_seconds" in record:
         parts.append(f"eta {seconds_text(record['eta_seconds'])}")
@@ -192,7 +194,7 @@ def console_sink(
     """The live panel if stderr is a terminal that can show it, else plain lines.
 
     ``known`` is what the panel shows before its first record: the evaluation of a resumed run.
-    With ``bits_lead``, bits per byte come before the word perplexity or in its place.
+    With ``bits_lead``, bits per byte stand in the place of the word perplexity.
     """
     console = Console(stderr=True)
     if console.is_terminal and not console.is_dumb_terminal:

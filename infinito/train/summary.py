@@ -24,11 +24,13 @@ def summary_lines(trainer: Trainer, result: RunResult, directory: RunDirectory) 
         f"memory:     {report['peak_memory_mb']:.0f} MB at the peak",
     ]
     if (best := result.best) is not None:
-        bits = trainer.bits_per_byte(best["valid_loss"])
+        figure = (
+            f"bits per byte {trainer.bits_per_byte(best['valid_loss']):.4f}"
+            if trainer.bits_lead
+            else f"word perplexity {best['valid_word_perplexity']:.2f}"
+        )
         lines.append(
-            f"best:       valid loss {best['valid_loss']:.4f}, "
-            f"{f'bits per byte {bits:.4f}, ' if trainer.bits_lead else ''}word perplexity "
-            f"{best['valid_word_perplexity']:.2f} at step {best['step']}"
+            f"best:       valid loss {best['valid_loss']:.4f}, {figure} at step {best['step']}"
         )
         saved = [run / name for name in (BEST_FILE, LAST_FILE) if (run / name).exists()]
         lines.append(f"saved:      {', '.join(map(str, saved))}")

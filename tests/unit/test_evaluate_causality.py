@@ -17,12 +17,13 @@ from infinito.attention import KINDS
 from infinito.config.loading import config_from_plain
 from infinito.errors import CheckpointError, DivergedError
 from infinito.evaluate.causality import check_causality
+from infinito.evaluate.run import EvaluationOptions, evaluate
 from infinito.model import attention
 from infinito.model.block import Block
 from infinito.runtime.precision import autocast
 from infinito.runtime.random import fixed_draws
 from infinito.train.trainer import Trainer
-from tests.evaluation_support import tiny_model
+from tests.evaluation_support import loaded_tiny, store_of, tiny_model
 from tests.support import tiny_settings
 
 Leaks = Callable[[Tensor, Tensor], Tensor]
@@ -110,13 +111,13 @@ def test_a_leak_that_begins_at_a_tiles_border_is_found(
         check_causality(tiny_model(context=256))
 
 
-def test_a_leak_beyond_the_training_length_is_found_in_a_longer_context(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_evaluation_tests_as_far_as_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     leak(monkeypatch, lambda row, key: row >= 64, always)
-    check_causality(tiny_model(context=32))
-    with pytest.raises(CheckpointError):
-        check_causality(tiny_model(context=32), 128)
+    loaded = loaded_tiny()
+    text = store_of(["a text of some words .\n" * 9], loaded.tokenizer)
+    evaluate(loaded, text, "valid", "x", EvaluationOptions(context=64))
+    with pytest.raises(CheckpointError, match="causality"):
+        evaluate(loaded, text, "valid", "x", EvaluationOptions(context=128))
 
 
 @pytest.mark.parametrize(
