@@ -56,6 +56,7 @@ ROWS: dict[str, str] = {
     "C-20": "a start that ended before its first checkpoint can be started again",
     "C-21": "a run directory that vanishes while training is made again, and the run goes on",
     "C-22": "what memory cannot hold is refused from the config before anything is allocated",
+    "C-23": "a step is taken by every parameter or by none, whichever gradient overflows",
     # Hostile files
     "S-01": "our checkpoint loads with weights_only and no added globals",
     "S-02": "a checkpoint that carries a call runs nothing and is refused",

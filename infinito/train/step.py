@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from infinito.errors import DivergedError
-from infinito.model.loss import IGNORED
 from infinito.model.transformer import Transformer
 from infinito.optim.optimizers import Optimizers
 from infinito.runtime.precision import autocast
@@ -24,7 +23,11 @@ class StepResult:
     loss_sum: float
     targets: int
     grad_norm: float
-    skipped: bool
+
+    @property
+    def skipped(self) -> bool:
+        """Whether a gradient overflowed, so that no parameter was updated."""
+        return not math.isfinite(self.grad_norm)
 
     @property
     def loss(self) -> float:
@@ -45,7 +48,7 @@ def accumulate_gradients(
     on how the step is split. Returns the summed loss (device scalar) and the number of targets.
     """
     inputs, targets = sequences[:, :-1], sequences[:, 1:]
-    count = int((targets != IGNORED).sum())
+    count = targets.numel()
     total = torch.zeros((), device=sequences.device)
     for part, target in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
         with autocast(precision, sequences.device.type):
@@ -64,26 +67,39 @@ def training_step(
     precision: str,
     max_grad_norm: float,
 ) -> StepResult:
-    """Take one step on ``sequences``; stop before the update if anything is not finite."""
+    """Take one step on ``sequences``, or none if anything is not finite.
+
+    The host waits for the device once, to read the loss and the norm: what comes of them holds
+    for every optimizer alike.
+    """
     optimizers.zero_grad()
     loss_sum, count = accumulate_gradients(model, scaler, sequences, batch_size, precision)
     for part in optimizers.parts:
         scaler.unscale_(part.optimizer)
     limit = max_grad_norm or math.inf
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
-    result = StepResult(loss_sum.item(), count, norm.item(), not bool(norm.isfinite()))
-    _require_finite(result, scaler)
+    loss, grad_norm = torch.stack((loss_sum, norm)).tolist()
+    result = StepResult(loss, count, grad_norm)
+    if result.skipped or not math.isfinite(loss):
+        _back_off(result, scaler)
+        return result
     for part in optimizers.parts:
-        scaler.step(part.optimizer)
+        part.optimizer.step()
     scaler.update()
     return result
 
 
-def _require_finite(result: StepResult, scaler: torch.amp.GradScaler) -> None:
-    """float16 may overflow a gradient now and then: the scaler skips that update and backs off."""
-    backing_off = scaler.is_enabled() and scaler.get_scale() > _SMALLEST_SCALE
-    if math.isfinite(result.loss_sum) and (not result.skipped or backing_off):
-        return
+def _back_off(result: StepResult, scaler: torch.amp.GradScaler) -> None:
+    """float16 may overflow a gradient now and then: the next step has a smaller loss scale.
+
+    Raises:
+        DivergedError: No loss scale is to blame.
+    """
+    scale = scaler.get_scale()
+    if math.isfinite(result.loss_sum) and scale > _SMALLEST_SCALE:
+        scaler.update()
+        if scaler.get_scale() < scale:
+            return
     raise DivergedError(
         f"training diverged: loss {result.loss:g}, gradient norm {result.grad_norm:g}; "
         "the update was not applied",
