@@ -35,11 +35,11 @@ def take_steps(vocab_size: int, settings: list[str]) -> float:
         training_step(
             model, optimizers, scaler, sequences, training.batch_size, training.precision, 1.0
         )
-    return count_memory(config.model, training, vocab_size, length).total / 1e6
+    return count_memory(config, vocab_size).total / 1e6
 
 
 def measure(vocab_size: int, precision: str) -> dict[str, float]:
-    settings = [f"training.precision={precision}", "model.dropout=0.1"]
+    settings = ["device=cpu", f"training.precision={precision}", "model.dropout=0.1"]
     # The first step imports as well (torch's optimizers load torch.compile); a tiny model takes it.
     take_steps(300, [*settings, "model.d_model=16", "model.n_layers=1", "training.batch_size=1"])
     before = peak_memory_mb("cpu")

@@ -48,7 +48,7 @@ def bench_training(
     floors = _floor_seconds(config, vocab_size, times)
     tokens = training.sequences_per_step * data.sequence_length
     seconds = statistics.median(times["step"])
-    counted = count_memory(config.model, training, vocab_size, data.sequence_length)
+    counted = count_memory(config, vocab_size)
     result = {
         "device": str(device),
         "precision": training.precision,

@@ -14,11 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100
-CHUNK_ELEMENTS = 1 << 21
+CHUNK_ELEMENTS = 1 << 21  # of logits, for a CPU: what its caches hold
+DEVICE_CHUNK_ELEMENTS = 1 << 25  # elsewhere: work enough that launching it costs nothing
+# A slope lies between -1 and 1, most of it near 0, and float16 ends at 6e-8 and at 65504.
+_FLOAT16_SLOPE_SCALE = 2.0**15
 
 
-def _chunk_rows(vocab_size: int) -> int:
-    return max(64, CHUNK_ELEMENTS // vocab_size)
+def chunk_elements(device: str) -> int:
+    """How many logits are at hand at once."""
+    return CHUNK_ELEMENTS if device == "cpu" else DEVICE_CHUNK_ELEMENTS
+
+
+def _chunk_rows(vocab_size: int, device: torch.device) -> int:
+    return max(64, chunk_elements(device.type) // vocab_size)
 
 
 def compute_dtype(hidden: Tensor) -> torch.dtype:
@@ -27,13 +35,27 @@ def compute_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _nats_and_slope(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of each row (N,), 0 where ignored, and its gradient (N, V) in the logits, float32.
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right, not rounded to half after its sums where that can be had.
 
-    The logits become the gradient in place: softmax - onehot, and nothing where ignored. Reading
-    and writing them costs as much as their exponentials, so every pass over them counts.
+    CUDA gives such a product its own output type. A CPU does not, and its bfloat16 product is too
+    much faster to give up; float16 would overflow, and is no faster there.
     """
-    logits = F.linear(hidden, weight).float()
+    if left.is_cuda and left.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float() if left.dtype == torch.float16 else left @ right
+
+
+def _nats_and_slope(
+    hidden: Tensor, weight: Tensor, targets: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Loss of each row (N,), 0 if ignored, and ``scale`` times its gradient in the logits (N, V).
+
+    Both are float32. The logits become the gradient in place: softmax - onehot, and nothing where
+    ignored. Reading and writing them costs as much as their exponentials, so every pass over them
+    counts.
+    """
+    logits = _product(hidden, weight.t()).float()
     counted = (targets != IGNORED).to(logits.dtype)[:, None]
     index = targets.clamp_min(0)[:, None]
     largest = logits.amax(dim=-1, keepdim=True)
@@ -41,6 +63,7 @@ def _nats_and_slope(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Te
     exponentials = logits.sub_(largest).exp_()
     sums = exponentials.sum(dim=-1, keepdim=True)
     nats = (sums.log() + largest - chosen) * counted
+    counted = counted * scale
     slope = exponentials.mul_(counted / sums).scatter_add_(1, index, -counted)
     return nats[:, 0], slope
 
@@ -62,26 +85,29 @@ class _SummedCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         dtype: torch.dtype,
     ) -> Tensor:
-        matrix = weight.to(dtype)
-        hidden_gradient = torch.empty_like(hidden, dtype=dtype)
+        matrix, device = weight.to(dtype), hidden.device
+        scale = _FLOAT16_SLOPE_SCALE if dtype == torch.float16 else 1.0
+        wide = torch.promote_types(dtype, torch.float32)
+        hidden_gradient = torch.empty_like(hidden, dtype=wide)
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
-        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        rows = _chunk_rows(len(weight))
+        # Not every device has float64; those sum a chunk as a tree, and have few chunks.
+        sum_dtype = torch.float64 if device.type == "cpu" else torch.float32
+        total = torch.zeros((), dtype=sum_dtype, device=device)
+        rows = _chunk_rows(len(weight), device)
         for start in range(0, len(hidden), rows):
             part = hidden[start : start + rows].to(dtype)
-            target = targets[start : start + rows]
-            nats, slope = _nats_and_slope(part, matrix, target)
-            total += nats.sum(dtype=torch.float64)
+            nats, slope = _nats_and_slope(part, matrix, targets[start : start + rows], scale)
+            total += nats.sum(dtype=sum_dtype)
             slope = slope.to(dtype)
-            torch.mm(slope, matrix, out=hidden_gradient[start : start + rows])
+            hidden_gradient[start : start + rows] = _product(slope, matrix)
             if not ctx.needs_input_grad[1]:  # type: ignore[attr-defined]  # frozen
                 continue
             if dtype == torch.float32:
                 weight_gradient.addmm_(slope.t(), part)
             else:
-                weight_gradient += slope.t() @ part
+                weight_gradient += _product(slope.t(), part)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
-        ctx.dtypes = hidden.dtype, weight.dtype  # type: ignore[attr-defined]
+        ctx.dtypes, ctx.scale = (hidden.dtype, weight.dtype), scale  # type: ignore[attr-defined]
         return total.float()
 
     @staticmethod
@@ -90,9 +116,10 @@ class _SummedCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors  # type: ignore[attr-defined]
         hidden_dtype, weight_dtype = ctx.dtypes  # type: ignore[attr-defined]
+        factor = gradients[0] / ctx.scale  # type: ignore[attr-defined]
         return (
-            (hidden_gradient * gradients[0]).to(hidden_dtype),
-            (weight_gradient * gradients[0]).to(weight_dtype),
+            (hidden_gradient * factor).to(hidden_dtype),
+            (weight_gradient * factor).to(weight_dtype),
             None,
         )
 
@@ -120,7 +147,7 @@ def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tens
     rows = (targets != IGNORED).nonzero()[:, 0]  # overlapping windows ignore many
     with torch.autocast(hidden.device.type, enabled=False):
         matrix = weight.to(dtype)
-        for chosen in rows.split(_chunk_rows(len(weight))):
-            logits = F.linear(hidden[chosen].to(dtype), matrix).float()
+        for chosen in rows.split(_chunk_rows(len(weight), hidden.device)):
+            logits = _product(hidden[chosen].to(dtype), matrix.t()).float()
             nats[chosen] = F.cross_entropy(logits, targets[chosen], reduction="none")
     return nats

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from infinito.config.schema import ModelConfig, TrainingConfig
+from infinito.config.schema import Config, ModelConfig
 from infinito.model.count import count_parameters
-from infinito.model.loss import CHUNK_ELEMENTS
+from infinito.model.loss import chunk_elements
 
 _FLOAT32 = 4
 
@@ -33,26 +33,25 @@ class MemoryCount:
         return state + self.activations + self.loss
 
 
-def count_memory(
-    config: ModelConfig, training: TrainingConfig, vocab_size: int, sequence_length: int
-) -> MemoryCount:
+def count_memory(config: Config, vocab_size: int) -> MemoryCount:
     """Bytes that training holds at the peak of a step of ``training.batch_size`` sequences."""
-    parameters = count_parameters(config, vocab_size, sequence_length).total
+    model, training, length = config.model, config.training, config.data.sequence_length
+    parameters = count_parameters(model, vocab_size, length).total
     size = _FLOAT32 if training.precision == "float32" else 2
-    tokens = training.batch_size * sequence_length
-    layer = _layer_bytes_per_token(config, size)
-    stream = _FLOAT32 * config.d_model
+    tokens = training.batch_size * length
+    layer = _layer_bytes_per_token(model, size)
+    stream = _FLOAT32 * model.d_model
     if training.activation_checkpointing:  # the input of each block, and one block in full
-        activations = tokens * (config.n_layers * stream + layer)
+        activations = tokens * (model.n_layers * stream + layer)
     else:
-        activations = tokens * config.n_layers * layer
+        activations = tokens * model.n_layers * layer
     return MemoryCount(
         weights=_FLOAT32 * parameters,
         gradients=_FLOAT32 * parameters,
         moments=2 * _FLOAT32 * parameters,
         average=_FLOAT32 * parameters if training.ema_decay else 0,
         activations=activations + 4 * tokens * stream,
-        loss=3 * _FLOAT32 * CHUNK_ELEMENTS + _FLOAT32 * vocab_size * config.d_model,
+        loss=3 * _FLOAT32 * chunk_elements(config.device) + _FLOAT32 * vocab_size * model.d_model,
     )
 
 

@@ -65,7 +65,7 @@ def require_memory(config: Config, vocab_size: int) -> None:
         ResourceError: weights, optimizer state and a step need more than the device has left.
     """
     training, length = config.training, config.data.sequence_length
-    count = count_memory(config.model, training, vocab_size, length)
+    count = count_memory(config, vocab_size)
     free = available_bytes(config.device)
     if free is None or count.total <= free:
         return

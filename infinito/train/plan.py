@@ -20,7 +20,7 @@ def plan_lines(trainer: Trainer) -> list[str]:
     tokens_per_step = training.sequences_per_step * length
     steps = trainer.total_steps
     epochs = steps * training.sequences_per_step / trainer.order.sequences_per_epoch
-    memory = count_memory(config.model, training, model.vocab_size, length).total
+    memory = count_memory(config, model.vocab_size).total
     return [
         f"data:       {config.data.resolved_source}: {texts}",
         f"tokenizer:  {trainer.tokenizer.kind}, {trainer.tokenizer.vocab_size} ids",

@@ -68,7 +68,7 @@ def test_resume_refuses_a_step_beyond_memory_before_it_reads_text(
 
 
 def counted(config: Config, vocab_size: int) -> int:
-    return count_memory(config.model, config.training, vocab_size, 16).total
+    return count_memory(config, vocab_size).total
 
 
 @pytest.fixture

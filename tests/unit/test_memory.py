@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from infinito.config.loading import config_from_plain
-from infinito.config.schema import ModelConfig, TrainingConfig
+from infinito.config.schema import Config, DataConfig, TrainingConfig
 from infinito.errors import ResourceError
 from infinito.model.loss import CHUNK_ELEMENTS, summed_cross_entropy
-from infinito.model.step_memory import count_memory
+from infinito.model.step_memory import MemoryCount, count_memory
 from infinito.runtime.memory import (
     available_bytes,
     garbage_found_early,
@@ -56,14 +56,15 @@ def test_the_loss_of_a_large_vocabulary_never_holds_all_logits() -> None:
 
 
 def test_counted_memory_follows_its_causes() -> None:
-    model, training = ModelConfig(), TrainingConfig(precision="float32")
-    base = count_memory(model, training, 8192, 256)
-    bigger = training.model_copy(update={"batch_size": 32})
-    assert count_memory(model, bigger, 8192, 256).activations == 2 * base.activations
-    recomputed = training.model_copy(update={"activation_checkpointing": True})
-    assert count_memory(model, recomputed, 8192, 256).activations < base.activations / 2
-    averaged = training.model_copy(update={"ema_decay": 0.9})
-    assert count_memory(model, averaged, 8192, 256).average == base.weights
+    def counted(device: str = "cpu", **training: Any) -> MemoryCount:
+        data, kept = DataConfig(source="python-docs"), TrainingConfig(**training)
+        return count_memory(Config(data=data, device=device, training=kept), 8192)
+
+    base = counted(precision="float32")
+    assert counted(precision="float32", batch_size=32).activations == 2 * base.activations
+    assert counted(activation_checkpointing=True).activations < base.activations / 2
+    assert counted(ema_decay=0.9).average == base.weights
+    assert counted("cuda").loss > 5 * base.loss  # its chunks of logits are larger
 
 
 def test_failed_allocations_are_explained_and_other_errors_are_not() -> None:
