@@ -18,8 +18,8 @@ from infinito.cli.subject import (
 )
 
 if TYPE_CHECKING:
+    from infinito.evaluate.evaluation import EvaluationOptions
     from infinito.evaluate.report import Report
-    from infinito.evaluate.run import EvaluationOptions
 
 _SETTINGS_REMEDY = "the model is the checkpoint's; for the window use --context and --stride"
 
@@ -75,7 +75,7 @@ def evaluate(
     references = [*(checkpoints or []), *([checkpoint] if checkpoint else [])]
     check_data_settings(settings or [], "evaluate", _SETTINGS_REMEDY)
 
-    from infinito.evaluate.run import EvaluationOptions
+    from infinito.evaluate.evaluation import EvaluationOptions
     from infinito.runtime.events import reading
     from infinito.telemetry.bar import TerminalBar
 
@@ -108,7 +108,7 @@ def _evaluate_one(
     request: EvaluationOptions,
 ) -> Report:
     from infinito.data.prepare import tokenize_text
-    from infinito.evaluate.run import evaluate as run
+    from infinito.evaluate.evaluation import evaluate as run
     from infinito.load import load_model
 
     loaded = load_model(path, device)

@@ -16,14 +16,13 @@ from infinito.data.token_store import TokenStore
 from infinito.evaluate.detokenise import detokenise_wikitext
 from infinito.evaluate.interval import document_texts
 from infinito.evaluate.perplexity import Score, bits_per_byte, perplexity, stream_nats
+from infinito.evaluate.predictor import Predictor
 from infinito.evaluate.windows import (
     document_windows,
     rolling_windows,
     second_half_windows,
     sliding_windows,
 )
-from infinito.model.language_model import LanguageModel
-from infinito.tokenizer.tokenizer import Tokenizer
 
 _HUGGING_FACE_STRIDE = 512
 _LLAMA_CPP_CHUNK = 512
@@ -37,28 +36,28 @@ class Figure(NamedTuple):
     meaning: str
 
 
-class Subject(NamedTuple):
+class Measured(NamedTuple):
     """What is measured, and in which batches."""
 
-    model: LanguageModel
-    tokenizer: Tokenizer
+    predictor: Predictor
     store: TokenStore
     score: Score
     batch_size: int
     is_wikitext: bool
 
 
-def all_conventions(subject: Subject) -> list[Figure]:
+def all_conventions(measured: Measured) -> list[Figure]:
     """Every further figure that makes sense for the tokenizer; costs several passes."""
-    figures = _denominators(subject) + _contexts(subject) + _second_halves(subject)
-    if subject.tokenizer.kind != "word":  # the rest re-tokenises text that words may not cover
-        figures += _hugging_face(subject) + _lm_eval(subject)
+    figures = _denominators(measured) + _contexts(measured) + _second_halves(measured)
+    # The rest re-tokenises text, which the words of a closed vocabulary may not cover.
+    if measured.predictor.tokenizer.kind != "word":
+        figures += _hugging_face(measured) + _lm_eval(measured)
     return figures
 
 
-def _denominators(subject: Subject) -> list[Figure]:
+def _denominators(measured: Measured) -> list[Figure]:
     """The headline's nats over the words that other codes divide by; no pass is needed."""
-    score, store = subject.score, subject.store
+    score, store = measured.score, measured.store
     unscored_first = score.nll_total - float(score.token_nll[0])
     words = store.n_words - store.n_lines
     return [
@@ -80,8 +79,8 @@ def _half(context: int) -> int:
     return _HUGGING_FACE_STRIDE if context > _HUGGING_FACE_STRIDE else max(1, context // 2)
 
 
-def _contexts(subject: Subject) -> list[Figure]:
-    store, context = subject.store, subject.score.context
+def _contexts(measured: Measured) -> list[Figure]:
+    store, context = measured.store, measured.score.context
     length, starts = len(store.tokens), store.document_starts.tolist()
     half = _half(context)
     roads = (
@@ -89,33 +88,29 @@ def _contexts(subject: Subject) -> list[Figure]:
         (f"stride_{half}", sliding_windows(0, length, context, half), f"stride {half}"),
         (
             "document_reset",
-            document_windows(starts, length, context, subject.score.stride),
+            document_windows(starts, length, context, measured.score.stride),
             "each document alone",
         ),
     )
     figures = []
     for key, windows, meaning in roads:
-        nats = stream_nats(
-            subject.model, store.tokens, windows, subject.tokenizer.eos_id, subject.batch_size
-        )
+        nats = stream_nats(measured.predictor, store.tokens, windows, measured.batch_size)
         value = perplexity(float(nats.sum()), store.n_words)
         figures.append(Figure(f"word_perplexity_{key}", value, f"word ppl, {meaning}"))
     return figures
 
 
-def _second_halves(subject: Subject) -> list[Figure]:
+def _second_halves(measured: Measured) -> list[Figure]:
     """llama.cpp: disjoint chunks, each after an eos of its own, the second half scored."""
-    tokenizer, tokens = subject.tokenizer, subject.store.tokens.astype(np.int64)
+    tokenizer, tokens = measured.predictor.tokenizer, measured.store.tokens.astype(np.int64)
     if tokenizer.kind != "word":  # its text has no separators
         tokens = tokens[tokens != tokenizer.eos_id]
-    chunk = min(_LLAMA_CPP_CHUNK, subject.score.context)
+    chunk = min(_LLAMA_CPP_CHUNK, measured.score.context)
     windows = list(second_half_windows(len(tokens), chunk))
     scored = sum(window.end - window.scored_from for window in windows)
     if not scored:
         return []
-    nats = stream_nats(
-        subject.model, tokens, windows, tokenizer.eos_id, subject.batch_size, restart=True
-    )
+    nats = stream_nats(measured.predictor, tokens, windows, measured.batch_size, restart=True)
     return [
         Figure(
             "token_perplexity_second_half",
@@ -125,16 +120,16 @@ def _second_halves(subject: Subject) -> list[Figure]:
     ]
 
 
-def _hugging_face(subject: Subject) -> list[Figure]:
+def _hugging_face(measured: Measured) -> list[Figure]:
     """The transformers documentation: lines joined by a blank line, a stride, token perplexity."""
-    text = "".join(document_texts(subject.store, subject.tokenizer))
+    text = "".join(document_texts(measured.store, measured.predictor.tokenizer))
     joined = "\n\n".join(text.splitlines(keepends=True))
-    tokens = np.array(subject.tokenizer.encode(joined), dtype=np.int64)
+    tokens = np.array(measured.predictor.tokenizer.encode(joined), dtype=np.int64)
     if len(tokens) < 2:
         return []
-    context, stride = subject.score.context, _half(subject.score.context)
+    context, stride = measured.score.context, _half(measured.score.context)
     windows = sliding_windows(0, len(tokens), context, stride)
-    nats = stream_nats(subject.model, tokens, windows, subject.tokenizer.eos_id, subject.batch_size)
+    nats = stream_nats(measured.predictor, tokens, windows, measured.batch_size)
     return [
         Figure(
             "token_perplexity_hugging_face",
@@ -144,20 +139,20 @@ def _hugging_face(subject: Subject) -> list[Figure]:
     ]
 
 
-def _lm_eval(subject: Subject) -> list[Figure]:
+def _lm_eval(measured: Measured) -> list[Figure]:
     """lm-evaluation-harness: each page alone, detokenised, over the page's own words and bytes."""
-    pages = document_texts(subject.store, subject.tokenizer)
-    prepare = detokenise_wikitext if subject.is_wikitext else str
-    encoded = [subject.tokenizer.encode(prepare(page)) for page in pages]
+    pages = document_texts(measured.store, measured.predictor.tokenizer)
+    prepare = detokenise_wikitext if measured.is_wikitext else str
+    encoded = [measured.predictor.tokenizer.encode(prepare(page)) for page in pages]
     encoded = [ids for ids in encoded if ids]
     if not encoded:
         return []
-    nats = _alone(subject, encoded)
+    nats = _alone(measured, encoded)
     words = sum(len(re.split(r"\s+", page)) for page in pages)
     n_bytes = sum(len(page.encode()) for page in pages)
     return [
         Figure(f"lm_eval_{name}", value, f"{label}, pages alone{detokenised} (lm-eval wikitext)")
-        for detokenised in [", detokenised" if subject.is_wikitext else ""]
+        for detokenised in [", detokenised" if measured.is_wikitext else ""]
         for name, value, label in (
             ("word_perplexity", perplexity(nats, words), "word ppl"),
             ("byte_perplexity", perplexity(nats, n_bytes), "byte ppl"),
@@ -166,16 +161,16 @@ def _lm_eval(subject: Subject) -> list[Figure]:
     ]
 
 
-def _alone(subject: Subject, encoded: list[list[int]]) -> float:
+def _alone(measured: Measured, encoded: list[list[int]]) -> float:
     """Nats of texts that each follow one eos, in lm-eval's rolling windows."""
-    separator = subject.tokenizer.eos_id
+    separator = measured.predictor.tokenizer.eos_id
     tokens: NDArray[np.int64] = np.concatenate([[*ids, separator] for ids in encoded])
     ends = np.cumsum([len(ids) + 1 for ids in encoded])
-    context = subject.score.context
+    context = measured.score.context
     windows = [
         window
         for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
         for window in rolling_windows(begin, end - 1, context)
     ]
-    nats = stream_nats(subject.model, tokens, windows, separator, subject.batch_size)
+    nats = stream_nats(measured.predictor, tokens, windows, measured.batch_size)
     return float(nats.sum())

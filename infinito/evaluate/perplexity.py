@@ -13,12 +13,10 @@ from torch import Tensor
 
 from infinito.data.token_store import TokenStore
 from infinito.errors import ConfigError, DataError, DivergedError
-from infinito.evaluate.mode import evaluation_mode
+from infinito.evaluate.predictor import Predictor
 from infinito.evaluate.windows import Window, batches, sliding_windows
-from infinito.model.language_model import LanguageModel
 from infinito.model.loss import IGNORED
 from infinito.runtime.events import progress
-from infinito.tokenizer.tokenizer import Tokenizer
 
 Floats = NDArray[np.float64]
 _PASS_TOKENS = 2048
@@ -80,9 +78,8 @@ class Score:
 
 
 def score(
-    model: LanguageModel,
+    predictor: Predictor,
     store: TokenStore,
-    tokenizer: Tokenizer,
     *,
     context: int | None = None,
     stride: int | None = None,
@@ -94,29 +91,28 @@ def score(
     bpe and byte tokenizers put behind each document are scored like any token: together with the
     freedom to spell a text in other tokens, this makes ``nll_total`` an upper bound on the text's
     own negative log-likelihood. Sums are float64 and do not depend on ``batch_size`` beyond the
-    rounding of matrix products; the model's mode and torch's random state are left as they were.
+    rounding of matrix products. What a window taught is known only to windows scored later.
 
     Args:
-        model: scored in the precision of the surrounding autocast, float32 without one.
+        predictor: a model, for example, by the tokenizer that ``store`` was made with.
         store: the tokenised split.
-        tokenizer: the one that ``store`` was made with.
-        context: tokens a window; the model's training length if None.
+        context: tokens a window; what the predictor was made for if None.
         stride: new tokens each window scores after the first; half the context if None.
             Equal to the context it is cheapest: windows do not overlap.
         batch_size: windows a forward pass; as many as hold 2048 tokens if None.
 
     Raises:
-        ConfigError: context, stride or batch size make no sense, or a learned position table is
-            shorter than the context.
+        ConfigError: context, stride or batch size make no sense, or the predictor cannot read
+            as much context.
         DataError: the split has no tokens.
         DivergedError: a loss is not finite.
     """
-    context, stride, batch_size = resolve_windows(model, context, stride, batch_size)
+    context, stride, batch_size = resolve_windows(predictor, context, stride, batch_size)
     length = len(store.tokens)
     if not length:
         raise DataError("the text to evaluate has no tokens", "choose a split or file with text")
     windows = sliding_windows(0, length, context, stride)
-    token_nll = stream_nats(model, store.tokens, windows, tokenizer.eos_id, batch_size)
+    token_nll = stream_nats(predictor, store.tokens, windows, batch_size)
     return Score(
         nll_total=float(token_nll.sum()),
         n_tokens=length,
@@ -134,16 +130,17 @@ def windows_a_pass(context: int) -> int:
 
 
 def resolve_windows(
-    model: LanguageModel, context: int | None, stride: int | None, batch_size: int | None
+    predictor: Predictor, context: int | None, stride: int | None, batch_size: int | None
 ) -> tuple[int, int, int]:
     """Context, stride and batch size in force; raises ConfigError as :func:`score` says."""
-    context = model.max_positions if context is None else context
+    context = predictor.context if context is None else context
     if context < 1:
         raise ConfigError(f"context {context} is too short", "give at least 1 token")
-    if model.config.resolved_position == "learned" and context > model.max_positions:
+    limit = predictor.largest_context
+    if limit is not None and context > limit:
         raise ConfigError(
-            f"context {context} exceeds the {model.max_positions} learned positions of this model",
-            f"use --context {model.max_positions} or less",
+            f"context {context} exceeds the {limit} learned positions of this model",
+            f"use --context {limit} or less",
         )
     stride = max(1, context // 2) if stride is None else stride
     if not 1 <= stride <= context:
@@ -158,27 +155,26 @@ def resolve_windows(
 
 
 def stream_nats(
-    model: LanguageModel,
+    predictor: Predictor,
     tokens: NDArray[np.integer],
     windows: Iterable[Window],
-    start_id: int,
     batch_size: int,
     restart: bool = False,
 ) -> Floats:
     """Nats (N,) float64 of each of ``tokens`` (N,) that a window scores, 0 elsewhere.
 
-    Token 0 is predicted from ``start_id``, every other one from the tokens before it in its
-    window; with ``restart``, the first token that each window reads is replaced by ``start_id``.
+    Token 0 is predicted after an eos, every other one from the tokens before it in its window;
+    with ``restart``, the first token that each window reads is replaced by an eos. The predictor
+    may learn from windows once their nats are known.
 
     Raises:
         DivergedError: a loss is not finite.
     """
-    nats = np.zeros(len(tokens))
-    device = model.device
-    with evaluation_mode(model), progress(len(tokens), "evaluating", "tokens") as advance:
+    nats, start_id = np.zeros(len(tokens)), predictor.tokenizer.eos_id
+    with progress(len(tokens), "evaluating", "tokens") as advance:
         for group in batches(windows, batch_size):
             inputs, targets = _batch(tokens, group, start_id, restart)
-            losses = model.token_losses(inputs.to(device), targets.to(device)).double().cpu()
+            losses = predictor.nats(inputs, targets)
             if not bool(losses.isfinite().all()):
                 raise DivergedError(
                     f"the loss is not finite near token {group[0].begin} of the text",
@@ -188,6 +184,7 @@ def stream_nats(
                 begin, end, scored = window
                 nats[scored:end] = row[scored - begin : end - begin]
                 advance(end - scored)
+            predictor.learn(inputs, targets)
     return nats
 
 

@@ -28,6 +28,7 @@ from infinito.data.spacing import lacks_spaces
 from infinito.errors import CheckpointError, DataError, DivergedError
 from infinito.evaluate.causality import check_causality
 from infinito.evaluate.perplexity import Score, bits_per_byte, score, windows_a_pass
+from infinito.evaluate.predictor import ModelPredictor
 from infinito.load import OpenedCheckpoint, open_checkpoint
 from infinito.model.count import count_parameters
 from infinito.model.transformer import Transformer
@@ -138,7 +139,7 @@ class Trainer:
         length = self.config.data.sequence_length
         with self._evaluation_weights(), autocast(self.precision, self.device.type):
             result = score(
-                self.model, store, self.tokenizer, context=length, stride=length,
+                ModelPredictor(self.model, self.tokenizer), store, context=length, stride=length,
                 batch_size=max(self.config.training.batch_size, windows_a_pass(length)),
             )  # fmt: skip
         is_best = self.progress.add_evaluation(

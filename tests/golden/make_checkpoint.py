@@ -15,6 +15,7 @@ from infinito.checkpoint.structure import FORMAT_VERSION
 from infinito.config.loading import config_from_plain
 from infinito.data.prepare import tokenize_text
 from infinito.evaluate.perplexity import score
+from infinito.evaluate.predictor import ModelPredictor
 from infinito.generate.engine import generate
 from infinito.generate.sampling_config import SamplingConfig
 from infinito.load import load_model
@@ -48,7 +49,8 @@ def main() -> None:
     greedy = SamplingConfig(max_new_tokens=NEW_TOKENS, temperature=0, repetition_penalty=PENALTY)
     prompt = loaded.tokenizer.encode(PROMPT)
     [sample] = generate(loaded.model, loaded.tokenizer, prompt, greedy)
-    loss = score(loaded.model, tokenize_text(str(TEXT), loaded.tokenizer), loaded.tokenizer).loss
+    predictor = ModelPredictor(loaded.model, loaded.tokenizer)
+    loss = score(predictor, tokenize_text(str(TEXT), loaded.tokenizer)).loss
     EXPECTED.write_text(json.dumps({"loss": loss, "text": PROMPT + sample.text}, indent=1) + "\n")
 
 

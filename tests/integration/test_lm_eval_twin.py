@@ -20,7 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from infinito.evaluate.detokenise import detokenise_wikitext
-from infinito.evaluate.run import EvaluationOptions, evaluate
+from infinito.evaluate.evaluation import EvaluationOptions, evaluate
 from infinito.load import LoadedModel
 from tests.evaluation_support import byte_tokenizer, loaded_tiny, store_of
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from infinito.evaluate.detokenise import detokenise_wikitext
+from infinito.evaluate.evaluation import EvaluationOptions, evaluate
 from infinito.evaluate.perplexity import perplexity
-from infinito.evaluate.run import EvaluationOptions, evaluate
 from tests.evaluation_support import byte_tokenizer, loaded_tiny, store_of
 
 TOKENIZER = byte_tokenizer()

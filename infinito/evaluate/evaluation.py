@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from infinito.data.spacing import lacks_spaces
 from infinito.data.token_store import TokenStore
 from infinito.evaluate.causality import CHECKED_LENGTH, check_causality
-from infinito.evaluate.conventions import Subject, all_conventions
+from infinito.evaluate.conventions import Measured, all_conventions
 from infinito.evaluate.interval import word_perplexity_interval
 from infinito.evaluate.perplexity import Score, resolve_windows, score
+from infinito.evaluate.predictor import ModelPredictor
 from infinito.evaluate.report import LEAK_BELOW, Report, Source
 from infinito.load import LoadedModel
 
@@ -47,16 +48,14 @@ def evaluate(
         InfinitoError: as :func:`check_causality` and :func:`score` say.
     """
     start = time.monotonic()
+    predictor = ModelPredictor(loaded.model, loaded.tokenizer)
     context, stride, batch_size = resolve_windows(
-        loaded.model, request.context, request.stride, request.batch_size
+        predictor, request.context, request.stride, request.batch_size
     )
     check_causality(loaded.model, min(context, CHECKED_LENGTH))
-    result = score(
-        loaded.model, store, loaded.tokenizer,
-        context=context, stride=stride, batch_size=batch_size,
-    )  # fmt: skip
-    subject = Subject(loaded.model, loaded.tokenizer, store, result, batch_size, is_wikitext)
-    figures = all_conventions(subject) if request.all_conventions else []
+    result = score(predictor, store, context=context, stride=stride, batch_size=batch_size)
+    measured = Measured(predictor, store, result, batch_size, is_wikitext)
+    figures = all_conventions(measured) if request.all_conventions else []
     return Report(
         score=result,
         source=Source(
