@@ -32,6 +32,7 @@ from infinito.checkpoint.discover import (
 from infinito.checkpoint.manifest import ManifestEntry, entry_of, read_manifest, write_manifest
 from infinito.checkpoint.verify import inspect_checkpoint
 from infinito.errors import CheckpointError
+from infinito.runtime.paths import shown
 
 
 @dataclass
@@ -51,8 +52,10 @@ class SetAside:
         """One line for the user: what went where."""
         parts = [", ".join(self.checkpoints)] if self.checkpoints else []
         if self.metric_lines:
-            parts.append(f"{self.metric_lines} lines of {METRICS_FILE}")
-        return f"set aside in {self.directory}: {' and '.join(parts) or 'nothing'}"
+            lines = "line" if self.metric_lines == 1 else "lines"
+            parts.append(f"{self.metric_lines} {lines} of {METRICS_FILE}")
+        where = self.directory and shown(self.directory)
+        return f"set aside in {where}: {' and '.join(parts) or 'nothing'}"
 
 
 def rewind(run: Path, step: int) -> SetAside:

@@ -92,7 +92,7 @@ class RunDirectory:
             made.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _cannot_make(wanted, error) from error
-        run = cls(made, RunLock(made), keep_last)
+        run = cls(made.absolute(), RunLock(made), keep_last)
         if not holds_run(made):
             run._is_new, run._made = True, [made, *missing] if path is None else missing
         elif ended_without_checkpoint(made):

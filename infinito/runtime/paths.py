@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from pathlib import Path
 
 
 def shown(path: Path) -> Path:
     """``path`` relative to the working directory where it lies below it, else as it is."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
+    with contextlib.suppress(ValueError, FileNotFoundError):  # not below it, or it was deleted
+        return path.relative_to(Path.cwd())
+    return path
 
 
 def command(*words: object) -> str:

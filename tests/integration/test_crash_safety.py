@@ -204,6 +204,19 @@ def test_a_directory_that_vanishes_while_training_is_made_again(
     assert infinito("resume", "run").code == 0
 
 
+@pytest.mark.row("C-21")
+def test_the_working_directory_may_vanish_with_the_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    at_step(monkeypatch, 2, lambda: shutil.rmtree(work))
+    done = infinito("train", "--config", place.config, "--set", "output_dir=null")
+    assert done.code == 0, done.err
+    assert read_log(work / "checkpoints" / "tiny-1") == read_log(place.unbroken)
+
+
 @pytest.mark.row("C-10", "C-21")
 def test_divergence_after_the_directory_vanished_is_told_as_that(
     place: Place, monkeypatch: pytest.MonkeyPatch
