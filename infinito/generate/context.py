@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from infinito.model.decode import DecodeStep, supports
+from infinito.model.decode import DecodeStep, objection
 from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.language_model import LanguageModel
 
@@ -73,7 +73,7 @@ class Context:
     def _use(self, cache: KeyValueCache) -> None:
         """Decode with ``cache`` from here on."""
         self._cache = cache
-        self._step = DecodeStep(self._model, cache) if supports(self._model) else None
+        self._step = None if objection(self._model) else DecodeStep(self._model, cache)
 
     def _restart(self) -> None:
         """Cut windows that are too long to their last half, and encode from the start."""

@@ -37,5 +37,10 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), cache))
-        output: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        return output
+        for norm, network in self.branches():
+            x = x + self.dropout(network(norm(x)))
+        return x
+
+    def branches(self) -> list[tuple[nn.Module, nn.Module]]:
+        """What follows the attention, in order: feed-forward networks, each behind its norm."""
+        return [(self.feed_forward_norm, self.feed_forward)]

@@ -10,53 +10,65 @@ import ctypes
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from infinito.attention import native
+from infinito.attention import KINDS, default_scale, native
 from infinito.errors import ResourceError
 from infinito.model.attention import SelfAttention
+from infinito.model.block import Block
 from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.language_model import LanguageModel
+from infinito.model.layers import Embedding, FeedForward, Linear, RMSNorm
+from infinito.model.legacy import DoubleBlock
 from infinito.model.transformer import Transformer
 
-_VERSION = 1
+_VERSION = 2
 _LIBRARY = Path(__file__).parent / "libdecode.so"
 _ACTIVATIONS = ("relu2", "gelu", "swiglu")
-_LAYER = {
-    path.rpartition(".")[2]: f"{path}.weight"
-    for path in (
-        *("attention_norm", "attention.query", "attention.key", "attention.value"),
-        *("attention.query_norm", "attention.key_norm", "attention.output"),
-        *("feed_forward_norm", "feed_forward.up", "feed_forward.gate", "feed_forward.down"),
-    )
-}
-_MODEL = {
-    name: f"{name}.weight"
-    for name in ("embedding", "embedding_norm", "positions", "final_norm", "head")
-}
+_MOST_NETWORKS = 4
+
+
+class _Matrix(ctypes.Structure):
+    """Mirror of ``Matrix`` in csrc/decode.h, as the next four are of theirs."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("bias", ctypes.c_void_p)]
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = [("gain", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("epsilon", ctypes.c_float)]
+
+
+class _Network(ctypes.Structure):
+    _fields_ = [
+        ("norm", _Norm),
+        *((name, _Matrix) for name in ("up", "gate", "down")),
+        ("hidden", ctypes.c_int64),
+    ]
 
 
 class _Layer(ctypes.Structure):
-    """Mirror of ``Layer`` in csrc/decode.h."""
-
-    _fields_ = [(name, ctypes.c_void_p) for name in _LAYER]
+    _fields_ = [
+        *((name, _Norm) for name in ("attention_norm", "query_norm", "key_norm")),
+        *((name, _Matrix) for name in ("query", "key", "value", "output")),
+        ("log_lambda", ctypes.c_void_p),
+        ("networks", _Network * _MOST_NETWORKS),
+    ]
 
 
 class _Decode(ctypes.Structure):
-    """Mirror of ``Decode`` in csrc/decode.h."""
-
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("layers", "embedding", "embedding_norm")),
+        ("layers", ctypes.c_void_p),
+        *((name, _Matrix) for name in ("embedding", "head")),
+        *((name, _Norm) for name in ("embedding_norm", "final_norm")),
         *((name, ctypes.c_void_p) for name in ("positions", "cosines", "sines", "slopes")),
-        *((name, ctypes.c_void_p) for name in ("final_norm", "head", "keys", "values")),
-        *((name, ctypes.c_void_p) for name in ("tokens", "logits")),
-        *((name, ctypes.c_int64) for name in ("n_layers", "batch", "width", "heads")),
-        *((name, ctypes.c_int64) for name in ("key_heads", "head_width", "hidden")),
-        *((name, ctypes.c_int64) for name in ("vocabulary", "capacity", "length")),
-        *((name, ctypes.c_int32) for name in ("activation", "threads", "isa")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "tokens", "logits")),
+        *((name, ctypes.c_int64) for name in ("n_layers", "networks", "batch", "width")),
+        *((name, ctypes.c_int64) for name in ("heads", "key_heads", "head_width")),
+        *((name, ctypes.c_int64) for name in ("vocabulary", "lambdas", "capacity", "length")),
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_int32) for name in ("kind", "activation", "threads", "isa")),
     ]
 
 
@@ -83,31 +95,113 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def supports(model: LanguageModel) -> TypeGuard[Transformer]:
-    """Whether a compiled step computes what ``model`` does: float32 on a CPU, in evaluation.
-
-    A model with a parameter that the step does not know is one that it does not know.
-    """
-    config = model.config
-    weights = dict(model.named_parameters())
-    known = set(_MODEL.values())
-    known |= {f"blocks.{n}.{name}" for n in range(config.n_layers) for name in _LAYER.values()}
-    return (
-        why_missing() is None
-        and type(model) is Transformer
-        and not model.training
-        and weights.keys() <= known
-        and config.attention.kind == "dot"
-        and config.attention.lambda_init == 1.0
-        and config.activation in _ACTIVATIONS
-        and all(_readable(weight) for weight in weights.values())
-        and not torch.is_autocast_enabled("cpu")
-    )
+def objection(model: LanguageModel) -> str | None:
+    """Why the compiled step cannot stand in for ``model`` as it is now, or None."""
+    if missing := why_missing():
+        return missing
+    if model.training:
+        return "the model is in training"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast is on"
+    try:
+        _Reader().model(model)
+    except _UnknownPartError as error:
+        return str(error)
+    return None
 
 
-def _readable(weight: Tensor) -> bool:
-    plain = weight.dtype == torch.float32 and weight.device.type == "cpu"
-    return plain and weight.is_contiguous()
+class _UnknownPartError(Exception):
+    """A part of a model that the step does not compute; the message says which."""
+
+
+def _known_block(block: nn.Module) -> Block:
+    if type(block) is Block or type(block) is DoubleBlock:
+        if type(block.attention) is SelfAttention:
+            return block
+        block = block.attention
+    raise _UnknownPartError(f"it does not know a {type(block).__name__}")
+
+
+class _Reader:
+    """Fills the structures from a model's parts, and remembers what it has read."""
+
+    def __init__(self) -> None:
+        self.kept: list[object] = []
+
+    def model(self, model: LanguageModel) -> _Decode:
+        """Everything but the cache, the tokens and how to run."""
+        if type(model) is not Transformer:
+            raise _UnknownPartError(f"it is no plain transformer, but {type(model).__name__}")
+        config, blocks = model.config, list(map(_known_block, model.blocks))
+        layers = (_Layer * config.n_layers)(*map(self._layer, blocks))
+        first, options = blocks[0].attention, config.attention
+        arguments = _Decode(
+            layers=ctypes.addressof(layers),
+            embedding=self._matrix(model.embedding),
+            head=self._matrix(model.head or model.embedding),
+            embedding_norm=self._norm(model.embedding_norm),
+            final_norm=self._norm(model.final_norm),
+            positions=None if model.positions is None else self._matrix(model.positions).data,
+            slopes=self._numbers(first.slopes),
+            n_layers=config.n_layers,
+            networks=len(blocks[0].branches()),
+            width=config.d_model,
+            heads=config.n_heads,
+            key_heads=config.resolved_kv_heads,
+            head_width=config.d_head,
+            vocabulary=model.vocab_size,
+            lambdas=1 if first.log_lambda is None else len(first.log_lambda),
+            scale=default_scale(options.kind, config.d_head)
+            * (options.lambda_init if first.log_lambda is None else 1.0),
+            kind=KINDS.index(options.kind),
+            activation=_ACTIVATIONS.index(config.activation),
+        )
+        read = set(map(id, self.kept))
+        for name, parameter in model.named_parameters():
+            if id(parameter) not in read:
+                raise _UnknownPartError(f"it does not know the parameter {name}")
+        self.kept.append(layers)
+        return arguments
+
+    def _layer(self, block: Block) -> _Layer:
+        attention, branches = block.attention, block.branches()
+        return _Layer(
+            *map(self._norm, (block.attention_norm, attention.query_norm, attention.key_norm)),
+            *map(self._matrix, (attention.query, attention.key)),
+            *map(self._matrix, (attention.value, attention.output)),
+            self._numbers(attention.log_lambda),
+            (_Network * _MOST_NETWORKS)(*(self._network(*branch) for branch in branches)),
+        )
+
+    def _network(self, norm: nn.Module, network: nn.Module) -> _Network:
+        if type(network) is not FeedForward:
+            raise _UnknownPartError(f"it does not know a {type(network).__name__}")
+        matrices = map(self._matrix, (network.up, network.gate, network.down))
+        return _Network(self._norm(norm), *matrices, len(network.up.matrix()))
+
+    def _matrix(self, part: Linear | Embedding | None) -> _Matrix:
+        if part is None:
+            return _Matrix()
+        return _Matrix(self._numbers(part.matrix()), self._numbers(getattr(part, "bias", None)))
+
+    def _norm(self, part: nn.Module) -> _Norm:
+        if isinstance(part, nn.Identity):
+            return _Norm()
+        if not isinstance(part, RMSNorm | nn.LayerNorm):
+            raise _UnknownPartError(f"it does not know a {type(part).__name__}")
+        shift = self._numbers(getattr(part, "bias", None))
+        return _Norm(self._numbers(part.weight), shift, part.eps)
+
+    def _numbers(self, numbers: Tensor | None) -> int | None:
+        """Where they lie, or None if there are none."""
+        if numbers is None:
+            return None
+        if numbers.dtype != torch.float32 or numbers.device.type != "cpu":
+            raise _UnknownPartError(f"its numbers are {numbers.dtype} on {numbers.device}")
+        if not numbers.is_contiguous():
+            raise _UnknownPartError("its numbers do not lie row by row")
+        self.kept.append(numbers)
+        return numbers.data_ptr()
 
 
 class DecodeStep:
@@ -118,41 +212,29 @@ class DecodeStep:
     """
 
     def __init__(self, model: LanguageModel, cache: KeyValueCache, isa: str | None = None) -> None:
-        """Prepare for a model that :func:`supports` and its cache; ``isa`` is for tests."""
-        assert supports(model)
-        config = model.config
-        self._cache = cache
-        self._kept: list[object] = []
-        self._weights = dict(model.named_parameters())
+        """Prepare for a model without :func:`objection` and its cache; ``isa`` is for tests."""
+        assert isinstance(model, Transformer)
+        assert not model.training
+        reader = _Reader()
+        self._cache, self._kept = cache, reader.kept
         batch = cache.keys.shape[1]
         self._tokens = (ctypes.c_int64 * batch)()
         self._shape = (batch, model.vocab_size)
         self._limit = cache.capacity
         if model.positions is not None:
-            self._limit = min(self._limit, model.max_positions)
+            self._limit = min(self._limit, len(model.positions.matrix()))
         self._call = _library().infinito_decode_step
-        self._arguments = _Decode(
-            **{field: self._address(name) for field, name in _MODEL.items()},
-            layers=ctypes.addressof(self._layers(config.n_layers)),
-            keys=cache.keys.data_ptr(),
-            values=cache.values.data_ptr(),
-            tokens=ctypes.addressof(self._tokens),
-            n_layers=config.n_layers,
-            batch=batch,
-            width=config.d_model,
-            heads=config.n_heads,
-            key_heads=config.resolved_kv_heads,
-            head_width=config.d_head,
-            hidden=config.resolved_d_ff,
-            vocabulary=model.vocab_size,
-            capacity=cache.capacity,
-            activation=_ACTIVATIONS.index(config.activation),
-            isa=native.AUTOMATIC_ISA if isa is None else native.ISAS.index(isa),
-        )
-        if model.head is None:
-            self._arguments.head = self._arguments.embedding
-        self._add_positions(model)
-        self._reference = ctypes.byref(self._arguments)
+        self._arguments = arguments = reader.model(model)
+        arguments.batch, arguments.capacity = batch, cache.capacity
+        arguments.keys, arguments.values = cache.keys.data_ptr(), cache.values.data_ptr()
+        arguments.tokens = ctypes.addressof(self._tokens)
+        arguments.isa = native.AUTOMATIC_ISA if isa is None else native.ISAS.index(isa)
+        rotary = _known_block(model.blocks[0]).attention.rotary
+        if rotary is not None:
+            cosines, sines = rotary.rows(0, self._limit, torch.device("cpu"))
+            arguments.cosines, arguments.sines = cosines.data_ptr(), sines.data_ptr()
+            self._kept += [cosines, sines]
+        self._reference = ctypes.byref(arguments)
 
     def __call__(self, tokens: Sequence[int]) -> Tensor:
         """Logits (B, V) float32 of the token after each of ``tokens`` (B,).
@@ -176,28 +258,3 @@ class DecodeStep:
         assert status == 0, f"the decode step returned {status}"
         cache.length += 1
         return logits
-
-    def _layers(self, count: int) -> ctypes.Array[_Layer]:
-        """The table of the blocks' weights."""
-        layers = (_Layer * count)()
-        for number, layer in enumerate(layers):
-            for field, name in _LAYER.items():
-                setattr(layer, field, self._address(f"blocks.{number}.{name}"))
-        self._kept.append(layers)
-        return layers
-
-    def _add_positions(self, model: Transformer) -> None:
-        # All blocks share the table of rotations, and have equal slopes.
-        attention = next(m for m in model.modules() if isinstance(m, SelfAttention))
-        if attention.rotary is not None:
-            cosines, sines = attention.rotary.rows(0, self._limit, torch.device("cpu"))
-            self._arguments.cosines, self._arguments.sines = cosines.data_ptr(), sines.data_ptr()
-            self._kept += [cosines, sines]
-        if attention.slopes is not None:
-            self._arguments.slopes = attention.slopes.data_ptr()
-            self._kept.append(attention.slopes)
-
-    def _address(self, name: str) -> int | None:
-        """Where a weight lies, or None if the model has none of that name."""
-        weight = self._weights.get(name)
-        return None if weight is None else weight.data_ptr()

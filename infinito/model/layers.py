@@ -132,10 +132,11 @@ class RMSNorm(nn.Module, DeclaresRoles):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.roles = {"weight": Role.GAIN}
+        self.eps = 1e-6
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width) in x's dtype."""
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), eps=1e-6)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), eps=self.eps)
 
 
 class _SquaredReLU(torch.autograd.Function):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from infinito.config.schema import ModelConfig
 from infinito.model.attention import SelfAttention
 from infinito.model.block import Block
-from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.layers import Dropout, FeedForward
 from infinito.model.position import RotaryTable
 from infinito.model.roles import DeclaresRoles, Role
@@ -36,9 +35,6 @@ class DoubleBlock(Block):
         self.second_feed_forward_norm = _LayerNorm(config.d_model)
         self.second_feed_forward = FeedForward(config, config.second_d_ff, bias=True)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        x = super().forward(x, cache)
-        second = self.second_feed_forward(self.second_feed_forward_norm(x))
-        output: Tensor = x + self.dropout(second)
-        return output
+    def branches(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Two networks, one behind the other."""
+        return [*super().branches(), (self.second_feed_forward_norm, self.second_feed_forward)]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from infinito.attention import KINDS, Kind
 from infinito.config.schema import ModelConfig, TokenizerConfig
 from infinito.generate import context
 from infinito.generate.engine import generate
@@ -25,15 +26,39 @@ pytestmark = pytest.mark.skipif(missing is not None, reason=str(missing))
 
 POSITIONS = 40
 PROMPT = 5
+ODD: dict[str, Any] = {"d_model": 30, "n_heads": 3, "d_ff": 37}
 SHAPES: dict[str, dict[str, Any]] = {
     "plain": {"d_model": 64},
-    "odd": {"d_model": 30, "n_heads": 3, "d_ff": 37},
+    "odd": ODD,
     "grouped": {"d_model": 64, "n_kv_heads": 2, "activation": "swiglu", "d_ff": 44},
     "one key head": {"d_model": 64, "n_kv_heads": 1, "activation": "gelu", "qk_norm": False},
     "untied": {"d_model": 48, "tie_embeddings": False, "dropout": 0.3, "word_dropout": 0.1},
     "wide heads": {"d_model": 272, "n_heads": 2, "n_layers": 1},
     "learned": {"d_model": 44, "position": "learned"},
     "alibi": {"d_model": 44, "position": "alibi", "n_kv_heads": 2, "activation": "gelu"},
+    "sharp dot": {"d_model": 64, "attention": {"lambda_init": 1.7}},
+    "learnable dot": {"d_model": 64, "attention": {"learnable_lambda": True}},
+    "l1": {"d_model": 44, "n_kv_heads": 2, "attention": {"kind": "l1"}},
+    "l1 learned": {"d_model": 52, "position": "learned", "attention": {"kind": "l1"}},
+    "l2": {"d_model": 56, "qk_norm": False, "attention": {"kind": "l2"}},
+    "l2 alibi": {"d_model": 64, "position": "alibi", "attention": {"kind": "l2"}},
+    "l2sq": {"d_model": 64, "n_kv_heads": 1, "attention": {"kind": "l2sq", "lambda_init": 0.6}},
+    "l2sq learned": {"d_model": 44, "position": "learned", "attention": {"kind": "l2sq"}},
+    "cosine": {"d_model": 64, "qk_norm": False, "attention": {"kind": "cosine"}},
+    "cosine odd": {
+        **ODD,
+        "position": "alibi",
+        "attention": {"kind": "cosine", "learnable_lambda": False, "lambda_init": 2.5},
+    },
+    "double": {"d_model": 56, "block": "double", "second_d_ff": 50, "tie_embeddings": False},
+    "double l1": {
+        "block": "double",
+        "second_d_ff": 37,
+        "activation": "swiglu",
+        "position": "learned",
+        "learned_positions": 50,
+        "attention": {"kind": "l1"},
+    },
 }
 
 
@@ -56,6 +81,11 @@ def prompted(model: Transformer, tokens: Tensor) -> KeyValueCache:
     return cache
 
 
+def said_by(model: Transformer, column: Tensor, cache: KeyValueCache) -> Tensor:
+    """Logits (B, V) of the plain twin after one token more of each sequence."""
+    return model.logits(model.hidden(column[:, None], cache)[:, -1])
+
+
 @pytest.fixture(autouse=True)
 def _without_gradients() -> Any:
     with torch.inference_mode():
@@ -71,12 +101,51 @@ def test_equals_the_model_up_to_the_last_position(name: str, batch: int, isa: st
     plain, ours = prompted(model, tokens), prompted(model, tokens)
     step = decode.DecodeStep(model, ours, isa)
     for column in tokens[:, PROMPT:].unbind(1):
-        expected = model.logits(model.hidden(column[:, None], plain)[:, -1])
+        expected = said_by(model, column, plain)
         torch.testing.assert_close(step(column.tolist()), expected, atol=1e-4, rtol=1e-5)
     assert expected.std() > 0.05, "constant logits would prove nothing"
     assert ours.length == plain.length == POSITIONS
     torch.testing.assert_close(ours.keys, plain.keys, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(ours.values, plain.values, atol=1e-4, rtol=1e-5)
+
+
+def test_lambda_is_read_at_every_step() -> None:
+    model = build(**SHAPES["l1"])
+    tokens = torch.randint(0, 300, (1, POSITIONS))
+    step = decode.DecodeStep(model, prompted(model, tokens))
+    model.blocks[1].attention.log_lambda.add_(1.0)
+    plain = prompted(model, tokens)
+    expected = said_by(model, tokens[:, PROMPT], plain)
+    torch.testing.assert_close(step(tokens[:, PROMPT].tolist()), expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("keys", ["equal to the query", "zero", "far from zero"])
+def test_keys_that_are_hard_to_score(kind: Kind, keys: str) -> None:
+    position = "learned" if keys == "far from zero" else "alibi"
+    options = {"d_model": 44, "n_layers": 1, "position": position, "qk_norm": False}
+    model = build(**options, attention={"kind": kind})
+    tokens = torch.randint(0, 300, (1, POSITIONS))
+    plain, ours = prompted(model, tokens), prompted(model, tokens)
+    attention = model.blocks[0].attention
+    with torch.no_grad():
+        for cache in (plain, ours):
+            if keys == "zero":
+                cache.keys[:, :, :, 2] = 0
+            elif keys == "far from zero":
+                cache.keys += 100
+            else:
+                x = model.embedding(tokens[:, PROMPT : PROMPT + 1])
+                x = model.blocks[0].attention_norm(model.embedding_norm(x))
+                cache.keys[0, :, :, 3] = attention.project(x, PROMPT)[0][:, :, 0]
+    expected = said_by(model.double(), tokens[:, PROMPT], as_double(plain)).float()
+    step = decode.DecodeStep(model.float(), ours)
+    torch.testing.assert_close(step(tokens[:, PROMPT].tolist()), expected, atol=2e-4, rtol=1e-4)
+
+
+def as_double(cache: KeyValueCache) -> KeyValueCache:
+    cache.keys, cache.values = cache.keys.double(), cache.values.double()
+    return cache
 
 
 def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads() -> None:
@@ -159,14 +228,14 @@ def test_a_token_outside_the_vocabulary_is_refused_and_a_full_cache_too() -> Non
 
 
 def test_what_it_does_not_know_it_does_not_support() -> None:
-    assert decode.supports(build(d_model=32))
-    assert not decode.supports(build(d_model=32).train())
-    assert not decode.supports(build(d_model=32).double())
+    assert decode.objection(build(d_model=32)) is None
+    assert decode.objection(build(d_model=32).train()) == "the model is in training"
+    assert "float64" in str(decode.objection(build(d_model=32).double()))
     stranger = build(d_model=32)
     stranger.blocks[1].attention.register_parameter("extra", torch.nn.Parameter(torch.ones(1)))
-    assert not decode.supports(stranger)
+    assert "blocks.1.attention.extra" in str(decode.objection(stranger))
     with torch.autocast("cpu", torch.bfloat16):
-        assert not decode.supports(build(d_model=32))
+        assert decode.objection(build(d_model=32)) == "autocast is on"
 
 
 @pytest.mark.parametrize("samples", [1, 3])
@@ -189,7 +258,7 @@ def test_the_engine_writes_the_same_with_and_without_it(
     # All but the prompt, and the half that is encoded again when the context is full.
     assert len(calls) >= 60
     assert len(calls[-1]) == samples
-    monkeypatch.setattr(context, "supports", lambda model: False)
+    monkeypatch.setattr(context, "objection", lambda model: "not today")
     assert generate(model, tokenizer, [1, 2, 3], config) == fast
     assert len(fast) == samples
     assert len(set(fast[0].ids)) > 8, "a constant text would prove nothing"

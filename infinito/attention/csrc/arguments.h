@@ -9,6 +9,8 @@
 #define ARGUMENTS_VERSION 1
 
 enum { KIND_DOT = 0, KIND_L1 = 1, KIND_L2 = 2, KIND_L2SQ = 3, KIND_COSINE = 4 };
+#define L2_EPSILON 1e-12f      /* added to the square of L2 under the root */
+#define SMALLEST_NORM 1e-6f    /* of the cosine: shorter vectors are divided by this instead */
 enum { DTYPE_FLOAT32 = 0, DTYPE_BFLOAT16 = 1 };
 enum { STATUS_OK = 0, STATUS_NO_MEMORY = 1, STATUS_UNSUPPORTED_ISA = 2 };
 

@@ -2,7 +2,6 @@
 
 #define LOG2_E 1.4426950408889634f
 #define MASKED -1e30f          /* finite: differences of two masked logits stay numbers */
-#define L2_EPSILON 1e-12f
 
 /* What is constant for one (batch, query head). */
 typedef struct {

@@ -4,7 +4,6 @@
 #define ROW_ALIGNMENT 16
 #define MAX_WIDTH 256
 #define LARGEST_DIFFERENCE 0.125f  /* of centre.py */
-#define SMALLEST_NORM 1e-6f  /* of the cosine: shorter vectors are divided by this instead */
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)

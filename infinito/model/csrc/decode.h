@@ -1,39 +1,58 @@
-/* The one structure that Python fills for a decode step. Legend of shapes: B batch, L layers,
- * C model width, H query heads, K key/value heads (H is a multiple of K), D head width,
- * F feed-forward width, V vocabulary. Matrices are (out, in), row by row, float32.
+/* The structures that Python fills for a decode step. Legend of shapes: B batch, L layers, N
+ * feed-forward networks a layer, C model width, H query heads, K key/value heads (H is a multiple
+ * of K), D head width, F hidden width of a network, V vocabulary. All numbers are float32.
  * Python mirrors this layout in decode.py; DECODE_VERSION guards against a stale library. */
 #ifndef INFINITO_DECODE_H
 #define INFINITO_DECODE_H
 
 #include <stdint.h>
 
-#define DECODE_VERSION 1
+#define DECODE_VERSION 2
+#define MOST_NETWORKS 4
 
 enum { ACTIVATION_RELU2 = 0, ACTIVATION_GELU = 1, ACTIVATION_SWIGLU = 2 };
 
+/* A linear map: (out, in), row by row, and what is added to each result. */
 typedef struct {
-    const float *attention_norm;             /* (C,) */
-    const float *query, *key, *value;        /* (H D, C), (K D, C), (K D, C) */
-    const float *query_norm, *key_norm;      /* (D,), or null */
-    const float *output;                     /* (C, H D) */
-    const float *feed_forward_norm;          /* (C,) */
-    const float *up, *gate, *down;           /* (F, C), (F, C) or null, (C, F) */
+    const float *data;                       /* (out, in), or null: there is no such map */
+    const float *bias;                       /* (out,), or null */
+} Matrix;
+
+/* RMSNorm; LayerNorm where there is a bias; nothing where there is no gain. */
+typedef struct {
+    const float *gain, *bias;                /* (width,), or null */
+    float epsilon;
+} Norm;
+
+typedef struct {
+    Norm norm;
+    Matrix up, gate, down;                   /* (F, C), (F, C) or none, (C, F) */
+    int64_t hidden;                          /* F */
+} Network;
+
+typedef struct {
+    Norm attention_norm, query_norm, key_norm;
+    Matrix query, key, value, output;        /* (H D, C), (K D, C), (K D, C), (C, H D) */
+    const float *log_lambda;                 /* (lambdas,), or null: lambda is 1 */
+    Network networks[MOST_NETWORKS];         /* the first N; each adds to the residual stream */
 } Layer;
 
 typedef struct {
     const Layer *layers;                     /* (L,) */
-    const float *embedding, *embedding_norm; /* (V, C), (C,) */
+    Matrix embedding, head;                  /* (V, C), (V, C) */
+    Norm embedding_norm, final_norm;
     const float *positions;                  /* (>= capacity, C) of a learned table, or null */
     const float *cosines, *sines;            /* (>= capacity, D) of RoPE, or null; in the first
                                                 half of a row the sines are negated */
     const float *slopes;                     /* (H,) of ALiBi, or null */
-    const float *final_norm, *head;          /* (C,), (V, C) */
     float *keys, *values;                    /* (L, B, K, capacity, D) */
     const int64_t *tokens;                   /* (B,), below V */
     float *logits;                           /* (B, V), written */
-    int64_t n_layers, batch, width, heads, key_heads, head_width, hidden, vocabulary;
+    int64_t n_layers, networks, batch, width, heads, key_heads, head_width, vocabulary;
+    int64_t lambdas;                         /* a layer: 1, or one a head */
     int64_t capacity, length;                /* length: positions in the cache, < capacity */
-    int32_t activation, threads, isa;
+    float scale;                             /* of the scores, beside lambda */
+    int32_t kind, activation, threads, isa;
 } Decode;
 
 #endif

@@ -1,25 +1,47 @@
 /* The small parts of a block, on rows in memory: normalisation, rotation, attention, activation. */
 
-#define EPSILON 1e-6f                 /* of every RMSNorm of the model */
 #define LOG2_E 1.4426950408889634f
 
+/* The legacy norm, in any precision that is enough. */
+static void normalise_layer(const Norm *norm, const float *row, int64_t width, float *out) {
+    double mean = 0, squares = 0;
+    for (int64_t i = 0; i < width; i++) mean += row[i] / (double)width;
+    for (int64_t i = 0; i < width; i++) squares += (row[i] - mean) * (row[i] - mean);
+    double factor = 1.0 / sqrt(squares / (double)width + norm->epsilon);
+    for (int64_t i = 0; i < width; i++)
+        out[i] = (float)((row[i] - mean) * factor) * norm->gain[i] + norm->bias[i];
+}
+
 /* out = row / rms(row) * gain. `row` is aligned and padded with zeros to whole vectors. */
-static void normalise(const float *row, const float *gain, int64_t width, float *out) {
+static void normalise(const Norm *norm, const float *row, int64_t width, float *out) {
+    if (norm->bias) {
+        normalise_layer(norm, row, width, out);
+        return;
+    }
+    if (!norm->gain) {
+        memmove(out, row, width * sizeof(float));
+        return;
+    }
     vf squares = vector_splat(0.0f);
     for (int64_t i = 0; i < width; i += LANES) {
         vf x = vector_load(row + i);
         squares += x * x;
     }
-    float factor = 1.0f / sqrtf(sum_lanes(squares) / (float)width + EPSILON);
-    for (int64_t i = 0; i < width; i++) out[i] = row[i] * factor * gain[i];
+    float factor = 1.0f / sqrtf(sum_lanes(squares) / (float)width + norm->epsilon);
+    for (int64_t i = 0; i < width; i++) out[i] = row[i] * factor * norm->gain[i];
 }
 
-/* RMSNorm of one head in place; a head is short, and lies where it happens to lie. */
-static void normalise_head(float *head, const float *gain, int64_t width) {
+/* A head is short, and lies where it happens to lie. */
+static float squared_norm(const float *head, int64_t width) {
     float squares = 0;
     for (int64_t i = 0; i < width; i++) squares += head[i] * head[i];
-    float factor = 1.0f / sqrtf(squares / (float)width + EPSILON);
-    for (int64_t i = 0; i < width; i++) head[i] *= factor * gain[i];
+    return squares;
+}
+
+/* RMSNorm of one head in place. */
+static void normalise_head(const Norm *norm, float *head, int64_t width) {
+    float factor = 1.0f / sqrtf(squared_norm(head, width) / (float)width + norm->epsilon);
+    for (int64_t i = 0; i < width; i++) head[i] *= factor * norm->gain[i];
 }
 
 /* Turns each pair (head[i], head[i + D/2]) by its angle, in place. */
@@ -32,10 +54,13 @@ static void rotate_head(float *head, const float *cosines, const float *sines, i
     }
 }
 
-/* Scores (n,) to unnormalised softmax weights in place, zeros behind them; returns their sum.
- * `slope` is a penalty a position of distance from the last score. */
-static float exponentials(float *scores, int64_t n, float scale, float slope) {
+/* What score_keys made (n,) to unnormalised softmax weights in place, zeros behind them; returns
+ * their sum. `slope` is a penalty a position of distance from the last score. */
+static float exponentials(int kind, float *scores, int64_t n, float scale, float slope) {
     float largest = -INFINITY;
+    if (kind == KIND_L2)
+        for (int64_t i = 0; i < n; i++) scores[i] = sqrtf(scores[i] + L2_EPSILON);
+    if (kind != KIND_DOT && kind != KIND_COSINE) scale = -scale;
     for (int64_t i = 0; i < n; i++) {
         scores[i] = (scores[i] * scale - slope * (float)(n - 1 - i)) * LOG2_E;
         largest = scores[i] > largest ? scores[i] : largest;

@@ -21,7 +21,8 @@
 #include "product.h"
 #include "parts.h"
 
-enum { PHASE_HEADS, PHASE_ATTENTION, PHASE_OUTPUT, PHASE_UP, PHASE_DOWN, PHASES };
+/* Then two phases for each feed-forward network: up, and down. */
+enum { PHASE_HEADS, PHASE_ATTENTION, PHASE_OUTPUT, PHASE_NETWORKS };
 
 typedef struct {
     atomic_llong finished;            /* tasks, over all phases */
@@ -34,27 +35,27 @@ typedef struct {
     int64_t width_stride, mixed_stride, head_stride, hidden_stride;
     float *x, *normed;                /* (B, width_stride): the residual stream, and its norm */
     float *queries;                   /* (B, H, head_stride) */
-    float *mixed, *hidden;            /* (B, mixed_stride), (B, hidden_stride) */
-    int64_t width_block, hidden_block, logits_block;     /* rows of a task */
-    int64_t tasks[PHASES], layer_tasks, total_tasks;
+    float *mixed, *hidden;            /* (B, mixed_stride), (N, B, hidden_stride) */
+    int64_t width_block, hidden_block[MOST_NETWORKS], logits_block;     /* rows of a task */
+    int64_t tasks[PHASE_NETWORKS + 2 * MOST_NETWORKS], phases, layer_tasks, total_tasks;
 } Step;
 
 /* x to normed, for all of the batch. */
-static void normalise_stream(const Step *s, const float *gain) {
+static void normalise_stream(const Step *s, const Norm *norm) {
     for (int64_t b = 0; b < s->a->batch; b++)
-        normalise(s->x + b * s->width_stride, gain, s->a->width, s->normed + b * s->width_stride);
+        normalise(norm, s->x + b * s->width_stride, s->a->width, s->normed + b * s->width_stride);
 }
 
 static void embed(const Step *s) {
     const Decode *a = s->a;
     for (int64_t b = 0; b < a->batch; b++) {
         float *x = s->x + b * s->width_stride;
-        memcpy(x, a->embedding + a->tokens[b] * a->width, a->width * sizeof(float));
+        memcpy(x, a->embedding.data + a->tokens[b] * a->width, a->width * sizeof(float));
         if (a->positions)
             for (int64_t i = 0; i < a->width; i++) x[i] += a->positions[a->length * a->width + i];
-        normalise(x, a->embedding_norm, a->width, x);
+        normalise(&a->embedding_norm, x, a->width, x);
     }
-    normalise_stream(s, a->layers[0].attention_norm);
+    normalise_stream(s, &a->layers[0].attention_norm);
 }
 
 /* One head's rows of the query, key or value matrix, for all of the batch; keys and values go to
@@ -63,22 +64,22 @@ static void heads_task(const Step *s, int64_t layer, int64_t task) {
     const Decode *a = s->a;
     const Layer *l = &a->layers[layer];
     int64_t d = a->head_width, rotated = task < a->heads + a->key_heads;
-    const float *matrix = l->query, *gain = l->query_norm;
+    Matrix matrix = l->query;
+    const Norm *norm = rotated ? &l->query_norm : NULL;
     int64_t head = task;
     Target target = {s->queries + head * s->head_stride, a->heads * s->head_stride, 0};
     if (task >= a->heads) {
         head = (task - a->heads) % a->key_heads;
         matrix = rotated ? l->key : l->value;
-        gain = rotated ? l->key_norm : NULL;
+        norm = rotated ? &l->key_norm : NULL;
         target.stride = a->key_heads * a->capacity * d;
         target.data = (rotated ? a->keys : a->values) + layer * a->batch * target.stride +
                       (head * a->capacity + a->length) * d;
     }
-    product(matrix + head * d * a->width, d, a->width, s->normed, s->width_stride, a->batch,
-            target);
+    product(matrix, head * d, d, a->width, s->normed, s->width_stride, a->batch, target);
     for (int64_t b = 0; b < a->batch; b++) {
         float *row = target.data + b * target.stride;
-        if (gain) normalise_head(row, gain, d);
+        if (norm && norm->gain) normalise_head(norm, row, d);
         if (rotated && a->cosines)
             rotate_head(row, a->cosines + a->length * d, a->sines + a->length * d, d);
     }
@@ -90,37 +91,47 @@ static void attention_task(const Step *s, int64_t layer, int64_t task, float *sc
     int64_t b = task / a->heads, h = task % a->heads, n = a->length + 1, d = a->head_width;
     int64_t key_head = h / (a->heads / a->key_heads);
     int64_t offset = ((layer * a->batch + b) * a->key_heads + key_head) * a->capacity * d;
-    product(a->keys + offset, n, d, s->queries + task * s->head_stride, 0, 1,
-            (Target){scores, 0, 0});
-    float total = exponentials(scores, n, 1.0f / sqrtf((float)d), a->slopes ? a->slopes[h] : 0.0f);
+    const float *query = s->queries + task * s->head_stride, *lambda = a->layers[layer].log_lambda;
+    float scale = a->scale;
+    if (lambda) scale *= expf(lambda[h % a->lambdas]);
+    if (a->kind == KIND_COSINE) scale *= inverse_norm(squared_norm(query, d));
+    score_any(a->kind, a->keys + offset, n, d, query, scores);
+    float total = exponentials(a->kind, scores, n, scale, a->slopes ? a->slopes[h] : 0.0f);
     mix(scores, n, total, a->values + offset, d, s->mixed + b * s->mixed_stride + h * d);
 }
 
 /* A block of rows of a (width, .) matrix, added to the residual stream. */
-static void residual_task(const Step *s, const float *matrix, int64_t inner, const float *input,
+static void residual_task(const Step *s, Matrix matrix, int64_t inner, const float *input,
                           int64_t stride, int64_t task) {
     int64_t first = task * s->width_block, rows = smaller(s->width_block, s->a->width - first);
-    product(matrix + first * inner, rows, inner, input, stride, s->a->batch,
+    product(matrix, first, rows, inner, input, stride, s->a->batch,
             (Target){s->x + first, s->width_stride, 1});
 }
 
+/* The hidden units (B, hidden_stride) of network n. */
+static float *hidden_of(const Step *s, int64_t n) {
+    return s->hidden + n * s->a->batch * s->hidden_stride;
+}
+
 /* A block of hidden units, activated. `gates` has room for (B, hidden_block). */
-static void up_task(const Step *s, const Layer *l, int64_t task, float *gates) {
+static void up_task(const Step *s, const Layer *l, int64_t n, int64_t task, float *gates) {
     const Decode *a = s->a;
-    int64_t first = task * s->hidden_block, rows = smaller(s->hidden_block, a->hidden - first);
-    float *hidden = s->hidden + first;
-    product(l->up + first * a->width, rows, a->width, s->normed, s->width_stride, a->batch,
+    const Network *network = &l->networks[n];
+    int64_t block = s->hidden_block[n], first = task * block;
+    int64_t rows = smaller(block, network->hidden - first);
+    float *hidden = hidden_of(s, n) + first;
+    product(network->up, first, rows, a->width, s->normed, s->width_stride, a->batch,
             (Target){hidden, s->hidden_stride, 0});
-    if (l->gate) {
-        memset(gates, 0, a->batch * s->hidden_block * sizeof(float));
-        product(l->gate + first * a->width, rows, a->width, s->normed, s->width_stride, a->batch,
-                (Target){gates, s->hidden_block, 0});
+    if (network->gate.data) {
+        memset(gates, 0, a->batch * block * sizeof(float));
+        product(network->gate, first, rows, a->width, s->normed, s->width_stride, a->batch,
+                (Target){gates, block, 0});
     }
     for (int64_t b = 0; b < a->batch; b++)
         for (int64_t i = 0; i < rows; i += LANES) {
             float *place = hidden + b * s->hidden_stride + i;
             vf up = vector_load(place);
-            vf gate = l->gate ? vector_load(gates + b * s->hidden_block + i) : up;
+            vf gate = network->gate.data ? vector_load(gates + b * block + i) : up;
             vector_store(place, activate(a->activation, up, gate));
         }
 }
@@ -128,31 +139,32 @@ static void up_task(const Step *s, const Layer *l, int64_t task, float *gates) {
 static void logits_task(const Step *s, int64_t task) {
     const Decode *a = s->a;
     int64_t first = task * s->logits_block, rows = smaller(s->logits_block, a->vocabulary - first);
-    product(a->head + first * a->width, rows, a->width, s->normed, s->width_stride, a->batch,
+    product(a->head, first, rows, a->width, s->normed, s->width_stride, a->batch,
             (Target){a->logits + first, a->vocabulary, 0});
 }
 
 static void run_phase(const Step *s, int64_t layer, int phase, int64_t task, float *scratch) {
     const Layer *l = &s->a->layers[layer];
-    int64_t mixed_width = s->a->heads * s->a->head_width;
-    switch (phase) {
-    case PHASE_HEADS: heads_task(s, layer, task); break;
-    case PHASE_ATTENTION: attention_task(s, layer, task, scratch); break;
-    case PHASE_OUTPUT: residual_task(s, l->output, mixed_width, s->mixed, s->mixed_stride, task);
-        break;
-    case PHASE_UP: up_task(s, l, task, scratch); break;
-    case PHASE_DOWN: residual_task(s, l->down, s->a->hidden, s->hidden, s->hidden_stride, task);
-        break;
-    }
+    int64_t mixed_width = s->a->heads * s->a->head_width, n = (phase - PHASE_NETWORKS) / 2;
+    if (phase == PHASE_HEADS) heads_task(s, layer, task);
+    else if (phase == PHASE_ATTENTION) attention_task(s, layer, task, scratch);
+    else if (phase == PHASE_OUTPUT)
+        residual_task(s, l->output, mixed_width, s->mixed, s->mixed_stride, task);
+    else if ((phase - PHASE_NETWORKS) % 2 == 0) up_task(s, l, n, task, scratch);
+    else
+        residual_task(s, l->networks[n].down, l->networks[n].hidden, hidden_of(s, n),
+                      s->hidden_stride, task);
 }
 
-/* What the last thread of a phase does before the next may begin. */
+/* What the last thread of a phase does before the next may begin: where the phase has added to
+ * the residual stream, the norm of what comes next. */
 static void close_phase(const Step *s, int64_t layer, int phase) {
     const Decode *a = s->a;
-    if (phase == PHASE_OUTPUT) normalise_stream(s, a->layers[layer].feed_forward_norm);
-    if (phase == PHASE_DOWN)
-        normalise_stream(s, layer + 1 < a->n_layers ? a->layers[layer + 1].attention_norm
-                                                    : a->final_norm);
+    int64_t n = (phase - PHASE_OUTPUT) / 2;              /* of the network that follows */
+    if (phase < PHASE_OUTPUT || (phase - PHASE_OUTPUT) % 2) return;
+    const Norm *next = layer + 1 < a->n_layers ? &a->layers[layer + 1].attention_norm
+                                               : &a->final_norm;
+    normalise_stream(s, n < a->networks ? &a->layers[layer].networks[n].norm : next);
 }
 
 static void wait_for(Progress *progress, int64_t phase) {
@@ -163,7 +175,7 @@ static void step_task(const void *context, int64_t number, float *scratch) {
     const Step *s = context;
     int64_t layer = number / s->layer_tasks, task = number % s->layer_tasks, end = number - task;
     if (layer >= s->a->n_layers) {
-        wait_for(s->progress, s->a->n_layers * PHASES);
+        wait_for(s->progress, s->a->n_layers * s->phases);
         logits_task(s, number - s->a->n_layers * s->layer_tasks);
         return;
     }
@@ -173,11 +185,11 @@ static void step_task(const void *context, int64_t number, float *scratch) {
         end += s->tasks[phase];
     }
     end += s->tasks[phase];
-    wait_for(s->progress, layer * PHASES + phase);
+    wait_for(s->progress, layer * s->phases + phase);
     run_phase(s, layer, phase, task, scratch);
     if (atomic_fetch_add(&s->progress->finished, 1) + 1 == end) {
         close_phase(s, layer, phase);
-        atomic_store(&s->progress->open, layer * PHASES + phase + 1);
+        atomic_store(&s->progress->open, layer * s->phases + phase + 1);
     }
 }
 
@@ -195,15 +207,20 @@ static Step plan(const Decode *a, Progress *progress) {
     s.width_stride = round_up(a->width, ALIGNMENT);
     s.mixed_stride = round_up(a->heads * a->head_width, ALIGNMENT);
     s.head_stride = round_up(a->head_width, ALIGNMENT);
-    s.hidden_stride = round_up(a->hidden, ALIGNMENT);
     s.width_block = block_rows(a->width, a->threads);
-    s.hidden_block = block_rows(a->hidden, a->threads);
     s.logits_block = block_rows(a->vocabulary, a->threads);
     s.tasks[PHASE_HEADS] = a->heads + 2 * a->key_heads;
     s.tasks[PHASE_ATTENTION] = a->batch * a->heads;
-    s.tasks[PHASE_OUTPUT] = s.tasks[PHASE_DOWN] = blocks(a->width, s.width_block);
-    s.tasks[PHASE_UP] = blocks(a->hidden, s.hidden_block);
-    for (int phase = 0; phase < PHASES; phase++) s.layer_tasks += s.tasks[phase];
+    s.tasks[PHASE_OUTPUT] = blocks(a->width, s.width_block);
+    for (int64_t n = 0; n < a->networks; n++) {
+        int64_t hidden = a->layers[0].networks[n].hidden;
+        s.hidden_block[n] = block_rows(hidden, a->threads);
+        s.hidden_stride = larger(s.hidden_stride, round_up(hidden, ALIGNMENT));
+        s.tasks[PHASE_NETWORKS + 2 * n] = blocks(hidden, s.hidden_block[n]);
+        s.tasks[PHASE_NETWORKS + 2 * n + 1] = s.tasks[PHASE_OUTPUT];
+    }
+    s.phases = PHASE_NETWORKS + 2 * a->networks;
+    for (int phase = 0; phase < s.phases; phase++) s.layer_tasks += s.tasks[phase];
     s.total_tasks = a->n_layers * s.layer_tasks + blocks(a->vocabulary, s.logits_block);
     return s;
 }
@@ -211,7 +228,8 @@ static Step plan(const Decode *a, Progress *progress) {
 int DECODE(const Decode *a) {
     Progress progress = {0, 0};
     Step s = plan(a, &progress);
-    int64_t row = 2 * s.width_stride + a->heads * s.head_stride + s.mixed_stride + s.hidden_stride;
+    int64_t row = 2 * s.width_stride + a->heads * s.head_stride + s.mixed_stride +
+                  a->networks * s.hidden_stride;
     size_t bytes = a->batch * row * sizeof(float);
     void *memory = NULL;
     if (posix_memalign(&memory, ALIGNMENT * sizeof(float), bytes)) return STATUS_NO_MEMORY;
@@ -222,9 +240,9 @@ int DECODE(const Decode *a) {
     s.mixed = s.queries + a->batch * a->heads * s.head_stride;
     s.hidden = s.mixed + a->batch * s.mixed_stride;
     embed(&s);
-    int64_t scores = round_up(a->length + 1, ALIGNMENT), gates = a->batch * s.hidden_block;
-    int status = run_team(step_task, &s, s.total_tasks, a->threads,
-                          scores > gates ? scores : gates);
+    int64_t scratch = round_up(a->length + 1, ALIGNMENT);          /* scores, or gates */
+    for (int64_t n = 0; n < a->networks; n++) scratch = larger(scratch, a->batch * s.hidden_block[n]);
+    int status = run_team(step_task, &s, s.total_tasks, a->threads, scratch);
     free(memory);
     return status;
 }
