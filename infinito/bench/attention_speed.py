@@ -10,54 +10,26 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from infinito.attention import Kind, Request, choose_backend, default_scale, distance_attention
+from infinito.attention import Kind, Request, choose_backend
 from infinito.attention import cpu as cpu_kernel
-from infinito.bench.attention_memory import can_measure, peak_bytes
+from infinito.bench.attention_memory import (
+    BASELINE,
+    Inputs,
+    can_measure,
+    make_inputs,
+    peak_bytes,
+    run_kind,
+)
 
-BASELINE = "sdpa"
 KINDS: tuple[Kind, ...] = ("l1", "l2", "l2sq", "cosine")
 #: Passes over the elements (query, key, d), in units of the max + fma rate: scores and values
 #: forward; scores, d(weights) and d(values) backward, next to one pass of the gradient loop.
 _FORWARD_PASSES, _BACKWARD_PASSES = 2, 3
 _PEAK_ROUNDS = 400_000
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """query, key, value: (B, H, T, D) float32; lam: (H,); all with gradients."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    lam: Tensor
-
-
-def make_inputs(batch: int, heads: int, length: int, width: int) -> Inputs:
-    """Unit-normal q, k, v, and lambda 1."""
-    query, key, value = (
-        torch.randn(batch, heads, length, width, requires_grad=True) for _ in range(3)
-    )
-    return Inputs(query, key, value, torch.ones(heads, requires_grad=True))
-
-
-def run_kind(kind: str, x: Inputs) -> Tensor:
-    """One causal call: a kind of distance attention, ``sdpa``, or ``cdist`` (plain L1)."""
-    if kind == BASELINE:
-        return F.scaled_dot_product_attention(x.query, x.key, x.value, is_causal=True)
-    if kind == "cdist":
-        length = x.query.shape[2]
-        factor = default_scale("l1", x.query.shape[3])
-        future = torch.ones(length, length, dtype=torch.bool).triu(1)
-        logits = -factor * x.lam[:, None, None] * torch.cdist(x.query, x.key, 1.0)
-        return torch.softmax(logits.masked_fill(future, float("-inf")), -1) @ x.value
-    return distance_attention(x.query, x.key, x.value, kind, x.lam)  # type: ignore[arg-type]
 
 
 def bench_attention(

@@ -7,8 +7,8 @@ import torch
 
 from infinito.attention import cpu as cpu_kernel
 from infinito.attention.reference import distance_attention as reference
-from infinito.bench.attention_memory import can_measure, peak_bytes
-from infinito.bench.attention_speed import KINDS, bench_attention, make_inputs, run_kind
+from infinito.bench.attention_memory import can_measure, make_inputs, peak_bytes, run_kind
+from infinito.bench.attention_speed import KINDS, bench_attention
 
 
 def test_rows_of_every_kind_with_ratios() -> None:
