@@ -67,6 +67,13 @@ def holds_run(directory: Path) -> bool:
     )
 
 
+def has_checkpoint(directory: Path) -> bool:
+    """Whether ``directory`` has a file named like a checkpoint of a run; it may be damaged."""
+    return bool(find_steps(directory)[0]) or any(
+        (directory / name).exists() for name in (LAST_FILE, BEST_FILE)
+    )
+
+
 def ended_without_checkpoint(directory: Path) -> bool:
     """Whether a run started in ``directory`` and left no checkpoint: it may start over there."""
     return start_time(directory) > 0 and not any(directory.rglob("*.pt"))
@@ -126,19 +133,36 @@ def resolve_checkpoint(reference: str | None, prefer: Literal["best", "newest"])
     """
     if reference is None:
         return _of_most_recent_run(prefer)
-    path = Path(reference)
+    path = _existing(reference)
+    if not path.is_dir():
+        return path
+    chosen = _of_run(path, prefer)
+    if chosen is None:
+        raise _without_checkpoint(path)
+    return chosen
+
+
+def directory_of(reference: str) -> Path:
+    """The run directory that ``reference`` is, or in which the checkpoint that it is lies.
+
+    Raises CheckpointError where there is no such file, or nothing like a checkpoint in it.
+    """
+    path = _existing(reference)
+    if not path.is_dir():
+        return path.parent
+    if not has_checkpoint(path):
+        raise _without_checkpoint(path)
+    return path
+
+
+def _existing(reference: str) -> Path:
     # os.path: pathlib calls "" the working directory, and trips over long names.
-    if os.path.isdir(reference):
-        chosen = _of_run(path, prefer)
-        if chosen is None:
-            raise CheckpointError(f"{path} has no checkpoint that can be used", _ways_on(path))
-        return chosen
     if not os.path.exists(reference):
         raise CheckpointError(
             f"there is no checkpoint or run directory {reference or repr(reference)}",
             "give a .pt file or a run directory; `infinito runs` lists them",
         )
-    return path
+    return Path(reference)
 
 
 def find_runs(directory: Path) -> list[Path]:
@@ -161,13 +185,12 @@ def suggest_other(damaged: Path) -> str:
     return f"use {good}, the newest checkpoint of the run that verifies"
 
 
-def _ways_on(run: Path) -> str:
-    config = run / CONFIG_FILE
+def _without_checkpoint(run: Path) -> CheckpointError:
+    config, remedy = run / CONFIG_FILE, _TRAIN_FIRST
     if ended_without_checkpoint(run) and is_plain_file(config):
-        return (
-            f"it ended before its first checkpoint; again: {command('train', '--config', config)}"
-        )
-    return _TRAIN_FIRST
+        again = command("train", "--config", config)
+        remedy = f"it ended before its first checkpoint; again: {again}"
+    return CheckpointError(f"{run} has no checkpoint that can be used", remedy)
 
 
 def _of_most_recent_run(prefer: Literal["best", "newest"]) -> Path:

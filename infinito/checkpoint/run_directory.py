@@ -36,6 +36,7 @@ from infinito.checkpoint.discover import (
     best_checkpoint,
     ended_without_checkpoint,
     find_steps,
+    has_checkpoint,
     holds_run,
     is_plain_file,
     newest_verified,
@@ -316,7 +317,7 @@ class RunDirectory:
 
 def _occupied(path: Path) -> ResourceError:
     """The error for a directory that holds a run, or files that could be one's."""
-    if find_steps(path)[0] or any((path / name).exists() for name in (LAST_FILE, BEST_FILE)):
+    if has_checkpoint(path):
         remedy = f"continue it with `{command('resume', path)}`, or choose another --output-dir"
         return ResourceError(f"{path} already holds a run", remedy)
     return ResourceError(

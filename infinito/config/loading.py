@@ -74,6 +74,19 @@ def override_config(
     return _validated(values, place_of, problems, "the changed settings", ConfigError)
 
 
+def changed_output_dir(
+    overrides: Sequence[str] = (),
+    extra: Mapping[str, object] | None = None,
+    path: Path | None = None,
+) -> Path | None:
+    """The ``output_dir`` among the changes of ``override_config``; None where they name none."""
+    document = _NO_FILE if path is None else read_document(Path(path))
+    values = parse_overrides(overrides, extra or {}).apply(document.values)
+    _resolve_paths(values, lambda _: Place(""))
+    wanted = values.get("output_dir")
+    return Path(wanted) if isinstance(wanted, str) else None
+
+
 def _duplicates(document: Document, where: str) -> list[Problem]:
     return [
         Problem(

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infinito.checkpoint.discover import resolve_checkpoint, suggest_other
+from infinito.checkpoint.discover import directory_of, resolve_checkpoint, suggest_other
 from infinito.checkpoint.record import library_versions
 from infinito.checkpoint.run_directory import RunDirectory
 from infinito.config.explain import printable
-from infinito.config.loading import override_config
+from infinito.config.loading import changed_output_dir, override_config
 from infinito.config.schema import Config
 from infinito.errors import CheckpointError
 from infinito.load import OpenedCheckpoint, open_checkpoint
@@ -37,26 +37,33 @@ class Resumption:
 
 def resume(request: Resumption, *, dry_run: bool) -> None:
     """Continue a run exactly where its checkpoint stands, under the changes asked for."""
+    home = directory_of(request.reference).resolve()
+    target = changed_output_dir(request.settings, request.flags, request.config_file)
+    elsewhere = target if target is not None and target.resolve() != home else None
+    if dry_run:
+        trainer, _ = _rebuilt(request, home, elsewhere)
+        if not _is_finished(trainer):
+            rehearse(trainer)
+    elif elsewhere is None:
+        _continue_in_place(request, home)
+    else:
+        _continue_elsewhere(request, home, elsewhere)
+
+
+def _rebuilt(request: Resumption, home: Path, elsewhere: Path | None) -> tuple[Trainer, Path]:
+    """The run of a checkpoint under the changes asked for, and the checkpoint; all is told."""
     path = resolve_checkpoint(request.reference, "newest")
     opened = _open(path)
     # The directory a run lies in may have moved since; where it is now is no change.
-    home = path.parent.resolve()
     stored = opened.config.model_copy(update={"output_dir": str(home)})
     config = override_config(stored, request.settings, request.flags, request.config_file)
+    config = config.model_copy(update={"output_dir": str(elsewhere or home)})
     changes(stored, config)  # refuses before any text is read
-    config = resolve(config)
-    trainer = Trainer.from_checkpoint(opened, config, request.allow_data_change)
+    trainer = Trainer.from_checkpoint(opened, resolve(config), request.allow_data_change)
     note(f"resuming {shown(path)} at step {trainer.progress.step} of {trainer.total_steps}")
     announce_versions(opened.content["versions"])
     announce_changes(changes(stored, trainer.config), stored, trainer)
-    if trainer.finished:
-        note(f"nothing to do: already at step {trainer.progress.step} of {trainer.total_steps}")
-    elif dry_run:
-        rehearse(trainer)
-    elif config.output_dir == str(home):
-        _continue_in_place(trainer, home)
-    else:
-        _continue_elsewhere(trainer, path, home)
+    return trainer, path
 
 
 def _open(path: Path) -> OpenedCheckpoint:
@@ -66,20 +73,31 @@ def _open(path: Path) -> OpenedCheckpoint:
         raise CheckpointError(error.message, suggest_other(path)) from error
 
 
-def _continue_in_place(trainer: Trainer, home: Path) -> None:
-    keep_last = trainer.config.training.keep_last
-    with RunDirectory.open_existing(home, keep_last=keep_last) as directory:
+def _is_finished(trainer: Trainer) -> bool:
+    if trainer.finished:
+        note(f"nothing to do: already at step {trainer.progress.step} of {trainer.total_steps}")
+    return trainer.finished
+
+
+def _continue_in_place(request: Resumption, home: Path) -> None:
+    # Locked before anything is chosen: a run that goes on until then would be rewound.
+    with RunDirectory.open_existing(home) as directory:
+        trainer, _ = _rebuilt(request, home, None)
+        if _is_finished(trainer):
+            return
+        directory.keep_last = trainer.config.training.keep_last
         aside = directory.rewind(trainer.progress.step)
         if not aside.is_empty:
             note(f"rewound to step {trainer.progress.step}; {aside.describe()}")
         carry_out(trainer, directory)
 
 
-def _continue_elsewhere(trainer: Trainer, path: Path, home: Path) -> None:
-    training = trainer.config.training
-    assert trainer.config.output_dir is not None
-    target = Path(trainer.config.output_dir)
-    directory = RunDirectory.create(target, target.name, keep_last=training.keep_last)
+def _continue_elsewhere(request: Resumption, home: Path, target: Path) -> None:
+    trainer, path = _rebuilt(request, home, target)
+    if _is_finished(trainer):
+        return
+    keep_last = trainer.config.training.keep_last
+    directory = RunDirectory.create(target, target.name, keep_last=keep_last)
     with abandoned_on_failure(directory):
         directory.adopt(path, home)
         note(
