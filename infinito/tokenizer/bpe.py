@@ -13,8 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from infinito.errors import DataError
-from infinito.tokenizer.coder import UNKNOWN
+from infinito.tokenizer.coder import UNKNOWN, damaged
 
 if TYPE_CHECKING:
     import tokenizers
@@ -43,7 +42,6 @@ def _byte_names() -> list[str]:
 
 
 _NAMES = _byte_names()
-_BYTES = {name: value for value, name in enumerate(_NAMES)}
 
 
 class BytePairCoder:
@@ -60,7 +58,7 @@ class BytePairCoder:
         self.merges = list(merges)
         self.token_bytes = [*_merged(self.merges), b""]
         self.eos_id = len(self.token_bytes) - 1
-        self._library = _library_tokenizer(self.token_bytes[:-1], self.merges)
+        self._library = _library(_model(self.token_bytes[:-1], self.merges))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text; the same for any grouping of the texts."""
@@ -76,22 +74,21 @@ class BytePairCoder:
         """Rebuild from :meth:`state`. Raises ``DataError`` for anything that is not one."""
         merges = state.get("merges")
         if not isinstance(merges, list) or len(merges) > MAX_MERGES:
-            raise _damaged("its merges are no list, or too many")
+            raise damaged("its merges are no list, or too many")
         pairs = []
         for merge in merges:
             # type() and not isinstance(): true is an int in Python
             if type(merge) is not list or [type(part) for part in merge] != [int, int]:
-                raise _damaged("a merge is not a pair of ids")
+                raise damaged("a merge is not a pair of ids")
             pairs.append((merge[0], merge[1]))
         return cls(pairs)
 
     @classmethod
     def train(cls, documents: Iterable[str], vocab_size: int) -> BytePairCoder:
         """Learn up to ``vocab_size - 257`` merges; pairs that occur once are not learnt."""
-        from tokenizers import Tokenizer, models, trainers
+        from tokenizers import models, trainers
 
-        library = Tokenizer(models.BPE())
-        library.pre_tokenizer = _pre_tokenizer()
+        library = _library(models.BPE())
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size - 1,  # the last id is the end of a document
             min_frequency=2,
@@ -100,18 +97,12 @@ class BytePairCoder:
             show_progress=False,
         )
         library.train_from_iterator(_limited(documents), trainer)
-        model = json.loads(library.to_str())["model"]
-        ids = {name.encode("latin-1"): value for value, name in enumerate(map(chr, range(256)))}
+        ids = {name: value for value, name in enumerate(_NAMES)}
         merges = []
-        for left, right in model["merges"]:
-            first, second = _name_bytes(left), _name_bytes(right)
-            merges.append((ids[first], ids[second]))
-            ids.setdefault(first + second, len(ids))
+        for left, right in json.loads(library.to_str())["model"]["merges"]:
+            merges.append((ids[left], ids[right]))
+            ids.setdefault(left + right, len(ids))
         return cls(merges)
-
-
-def _name_bytes(name: str) -> bytes:
-    return bytes(_BYTES[character] for character in name)
 
 
 def _limited(documents: Iterable[str]) -> Iterator[str]:
@@ -129,37 +120,29 @@ def _merged(merges: Sequence[tuple[int, int]]) -> list[bytes]:
     known = set(tokens)
     for left, right in merges:
         if not (0 <= left < len(tokens) and 0 <= right < len(tokens)):
-            raise _damaged(f"merge ({left}, {right}) uses an id that is not defined before it")
+            raise damaged(f"merge ({left}, {right}) uses an id that is not defined before it")
         token = tokens[left] + tokens[right]
         if len(token) > MAX_TOKEN_BYTES:
-            raise _damaged(f"a token is longer than {MAX_TOKEN_BYTES} bytes")
+            raise damaged(f"a token is longer than {MAX_TOKEN_BYTES} bytes")
         if token not in known:
             known.add(token)
             tokens.append(token)
     return tokens
 
 
-def _library_tokenizer(
-    tokens: Sequence[bytes], merges: Sequence[tuple[int, int]]
-) -> tokenizers.Tokenizer:
-    from tokenizers import Tokenizer, models
+def _model(tokens: Sequence[bytes], merges: Sequence[tuple[int, int]]) -> tokenizers.models.BPE:
+    from tokenizers import models
 
     names = ["".join(_NAMES[value] for value in token) for token in tokens]
-    vocabulary = {name: identifier for identifier, name in enumerate(names)}
     pairs = [(names[left], names[right]) for left, right in merges]
-    library = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
-    library.pre_tokenizer = _pre_tokenizer()
-    return library
+    return models.BPE({name: identifier for identifier, name in enumerate(names)}, pairs)
 
 
-def _pre_tokenizer() -> tokenizers.pre_tokenizers.PreTokenizer:
-    from tokenizers import Regex, pre_tokenizers
+def _library(model: tokenizers.models.BPE) -> tokenizers.Tokenizer:
+    from tokenizers import Regex, Tokenizer, pre_tokenizers
 
+    library = Tokenizer(model)
+    pieces = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"), byte_level]
-    )
-
-
-def _damaged(reason: str) -> DataError:
-    return DataError(f"the tokenizer is damaged: {reason}", "use an undamaged checkpoint or file")
+    library.pre_tokenizer = pre_tokenizers.Sequence([pieces, byte_level])
+    return library

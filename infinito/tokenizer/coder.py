@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from infinito.errors import DataError
+
 UNKNOWN = "<unk>"
 END = "<eos>"
 
@@ -41,3 +43,8 @@ class ByteCoder:
     def state(self) -> dict[str, Any]:
         """Nothing: there is only one such coder."""
         return {}
+
+
+def damaged(reason: str) -> DataError:
+    """The error for a stored state that no coder can be rebuilt from."""
+    return DataError(f"the tokenizer is damaged: {reason}", "use an undamaged checkpoint or file")

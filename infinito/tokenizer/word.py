@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from infinito.errors import DataError
-from infinito.tokenizer.coder import END, UNKNOWN
+from infinito.tokenizer.coder import END, UNKNOWN, damaged
 
 # More distinct words than this are no closed vocabulary, and counting them would eat the memory.
 MAX_DISTINCT_WORDS = 4_000_000
@@ -36,9 +36,9 @@ class WordCoder:
         self.words = list(words)
         self._ids = {word: identifier for identifier, word in enumerate(self.words)}
         if len(self._ids) != len(self.words) or not {END, UNKNOWN} <= self._ids.keys():
-            raise _damaged("a word is given twice, or <eos> or <unk> lacks")
+            raise damaged("a word is given twice, or <eos> or <unk> lacks")
         if any(word.split() != [word] for word in self.words):
-            raise _damaged("a word is empty or holds whitespace")
+            raise damaged("a word is empty or holds whitespace")
         # Not to be found by a lookup: a word "<eos>" in the text is a word, and unknown.
         self.eos_id = self._ids.pop(END)
         self.unknown_id = self._ids[UNKNOWN]
@@ -66,9 +66,9 @@ class WordCoder:
         """Rebuild from :meth:`state`. Raises ``DataError`` for anything that is not one."""
         words = state.get("words")
         if not isinstance(words, list) or len(words) > MAX_VOCAB_SIZE:
-            raise _damaged("its words are no list, or too many")
+            raise damaged("its words are no list, or too many")
         if not all(isinstance(word, str) for word in words):
-            raise _damaged("a word is not text")
+            raise damaged("a word is not text")
         return cls(words)
 
     @classmethod
@@ -108,8 +108,4 @@ def _bytes(word: str) -> bytes:
     try:
         return b" " + word.encode()
     except UnicodeEncodeError as error:
-        raise _damaged("a word is not valid Unicode") from error
-
-
-def _damaged(reason: str) -> DataError:
-    return DataError(f"the tokenizer is damaged: {reason}", "use an undamaged checkpoint or file")
+        raise damaged("a word is not valid Unicode") from error
