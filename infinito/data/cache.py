@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from infinito.data.lines import CHUNK_BYTES, form, unreadable
+from infinito.data.lines import form, unreadable
 from infinito.errors import ResourceError
 
 # Part of every key: raise it when the same inputs would give other entries.
@@ -189,10 +189,7 @@ class Cache:
 def _hash_file(path: Path) -> str:
     try:
         with path.open("rb") as stream:
-            digest = hashlib.sha256()
-            while chunk := stream.read(CHUNK_BYTES):
-                digest.update(chunk)
-            return digest.hexdigest()
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise unreadable(path, error) from error
 

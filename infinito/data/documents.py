@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from infinito.data.lines import normalise, read_lines, split_lines
@@ -40,27 +40,26 @@ def passages(lines: Iterable[str]) -> Iterator[str]:
 
 def cut(lines: Iterable[str], characters: int = PASSAGE_CHARACTERS) -> Iterator[str]:
     """Cut a text where a blank line follows at least ``characters``, in need elsewhere."""
+
+    def ends(line: str, size: int) -> bool:
+        enough = characters if line.isspace() else 2 * characters
+        return size >= (enough if line.endswith("\n") else 4 * characters)
+
+    return map("".join, gathered(lines, ends))
+
+
+def gathered(texts: Iterable[str], is_last: Callable[[str, int], bool]) -> Iterator[list[str]]:
+    """Texts in groups; ``is_last`` says of a text, and the size with it, whether it ends one."""
     held: list[str] = []
     size = 0
-    for line in lines:
-        held.append(line)
-        size += len(line)
-        if _is_cut(line, size, characters):
-            yield "".join(held)
+    for text in texts:
+        held.append(text)
+        size += len(text)
+        if is_last(text, size):
+            yield held
             held, size = [], 0
     if held:
-        yield "".join(held)
-
-
-def _is_cut(line: str, size: int, characters: int) -> bool:
-    if size < characters:
-        return False
-    ends_line = line.endswith("\n")
-    return (
-        (ends_line and line.isspace())
-        or (ends_line and size >= 2 * characters)
-        or size >= 4 * characters
-    )
+        yield held
 
 
 def articles(lines: Iterable[str]) -> Iterator[str]:

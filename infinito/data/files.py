@@ -11,7 +11,7 @@ from pathlib import Path
 
 from infinito.config.explain import printable
 from infinito.data.cache import Cache, cache_key
-from infinito.data.documents import json_rows, passages
+from infinito.data.documents import articles, json_rows, passages
 from infinito.data.lines import begins_as_text, form, read_lines, unreadable
 from infinito.errors import DataError
 
@@ -35,12 +35,13 @@ class TextFiles:
     Attributes:
         label: what the user named: a file, a directory or a glob.
         key: the config key or option to blame.
-        text_field: what holds the text in a row of a .jsonl file.
+        text_field: what holds the text in a row of a .jsonl file; None for WikiText, whose files
+            are cut into articles.
     """
 
     label: str
     key: str
-    text_field: str
+    text_field: str | None
 
     @cached_property
     def _found(self) -> FoundFiles:
@@ -54,14 +55,17 @@ class TextFiles:
     def __iter__(self) -> Iterator[str]:
         """Give the documents, file by file."""
         for path in self._found.paths:
-            if form(path).startswith("jsonl"):
+            if self.text_field is None:
+                yield from articles(read_lines(path))
+            elif form(path).startswith("jsonl"):
                 yield from json_rows(path, self.text_field)
             else:
                 yield from passages(read_lines(path))
 
     def identity(self, cache: Cache) -> str:
         """Hash of the contents; names do not count."""
-        return cache_key("documents", self.text_field, cache.hash_files(self._found.paths))
+        units = ("articles",) if self.text_field is None else ("documents", self.text_field)
+        return cache_key(*units, cache.hash_files(self._found.paths))
 
 
 def find_files(reference: str, key: str) -> FoundFiles:

@@ -39,18 +39,18 @@ _HUB_NAMES: dict[SplitName, tuple[str, ...]] = {
 class HubSplit:
     """One split of a dataset: a row gives a document, or several where it is long.
 
-    ``lines``: its rows are the lines of WikiText, which give articles.
+    ``wikitext``: its rows are the lines of WikiText, which give articles.
     """
 
     label: str
     table: datasets.Dataset
     text_field: str
-    lines: bool
+    wikitext: bool
     notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[str]:
         """Give the documents, in the order of the rows."""
-        if self.lines:
+        if self.wikitext:
             return articles(map(_wikitext_line, self._rows()))
         return (document for row in self._rows() for document in text_documents(row))
 
@@ -64,7 +64,7 @@ class HubSplit:
             for text in self._rows():
                 digest.update(hashlib.sha256(text.encode()).digest())
             content = cache_key("rows", digest.hexdigest())
-        return cache_key("articles" if self.lines else "rows", content)
+        return cache_key("articles" if self.wikitext else "rows", content)
 
     def _rows(self) -> Iterator[str]:
         """The text of each row, in order; a missing value is empty text."""
@@ -79,9 +79,9 @@ def _wikitext_line(row: str) -> str:
 
 
 def hub_corpus(
-    name: str, config_name: str | None, text_field: str, *, lines: bool = False
+    name: str, config_name: str | None, text_field: str, wikitext: bool = False
 ) -> Corpus:
-    """The splits of a dataset of the hub or of a directory, by our names; ``lines``: of WikiText.
+    """The splits of a dataset of the hub or of a directory, by our names.
 
     Raises:
         DataError: as :func:`load_splits` does.
@@ -90,7 +90,7 @@ def hub_corpus(
     splits = dict[SplitName, HubSplit]()
     for ours, theirs in _HUB_NAMES.items():
         if present := [loaded[split] for split in theirs if split in loaded]:
-            splits[ours] = HubSplit(f"{name} ({ours} split)", present[0], text_field, lines)
+            splits[ours] = HubSplit(f"{name} ({ours} split)", present[0], text_field, wikitext)
     return Corpus(name, splits)
 
 
@@ -173,18 +173,13 @@ def _offline() -> Iterator[None]:
 
 
 def _text_column(name: str, table: datasets.Dataset, text_field: str) -> datasets.Dataset:
+    remedy = "name the one that holds the text: --set data.text_field=NAME"
     if text_field not in table.column_names:
         columns = ", ".join(table.column_names)
-        raise DataError(
-            f"dataset {name} has no field {text_field!r}; it has: {columns}",
-            "name the one that holds the text: --set data.text_field=NAME",
-        )
+        raise DataError(f"dataset {name} has no field {text_field!r}; it has: {columns}", remedy)
     kind = getattr(table.features[text_field], "dtype", "a nested value")
     if kind not in ("string", "large_string"):
-        raise DataError(
-            f"field {text_field!r} of dataset {name} is {kind}, not text",
-            "name the one that holds the text: --set data.text_field=NAME",
-        )
+        raise DataError(f"field {text_field!r} of dataset {name} is {kind}, not text", remedy)
     return table.select_columns([text_field])
 
 

@@ -72,10 +72,8 @@ def begins_as_text(path: Path) -> bool:
     """Whether :func:`read_lines` would take a file for text; other faults are its to tell."""
     try:
         next(_decode(_chunks(path), path), "")
-    except NotTextError:
-        return False
-    except DataError:
-        pass
+    except DataError as error:
+        return not isinstance(error, NotTextError)
     return True
 
 
@@ -110,8 +108,9 @@ def normalise(text: str) -> str:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        with _open(path) as stream:
+        with cast(BinaryIO, opener(path, "rb")) as stream:
             while chunk := stream.read(CHUNK_BYTES):
                 yield chunk
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -127,11 +126,6 @@ def form(path: Path) -> str:
     name = path.name.lower()
     packed = ".gz" if name.endswith(".gz") else ""
     return ("jsonl" if name.removesuffix(".gz").endswith(".jsonl") else "text") + packed
-
-
-def _open(path: Path) -> BinaryIO:
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
-    return cast(BinaryIO, opener(path, "rb"))
 
 
 def unreadable(path: Path, error: OSError) -> DataError:

@@ -72,7 +72,9 @@ def prepare(
     if "train" in stores:
         label = f"the training text, {texts['train'].label},"
         require_sequence(stores["train"].n_tokens, config.data.sequence_length, label)
-        _note_small_sample(tokenizer, stores["train"])
+        if tokenizer.kind == "bpe" and stores["train"].n_bytes > TRAINING_CHARACTERS:
+            sample = f"the first {TRAINING_CHARACTERS} characters of the text"
+            note(f"the tokenizer was trained on {sample}")
     if "train" in texts and "valid" in texts:
         _note_overlap(texts["train"], texts["valid"], cache)
     _note_refusal(cache)
@@ -173,8 +175,3 @@ def _note_overlap(training: Documents, validation: Documents, cache: Cache) -> N
             f"warning: {100 * share:.1f} % of the validation text ({validation.label}) is in the "
             "training text too: the validation loss will look better than it is"
         )
-
-
-def _note_small_sample(tokenizer: Tokenizer, store: TokenStore) -> None:
-    if tokenizer.kind == "bpe" and store.n_bytes > TRAINING_CHARACTERS:
-        note(f"the tokenizer was trained on the first {TRAINING_CHARACTERS} characters of the text")

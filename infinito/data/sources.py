@@ -10,10 +10,10 @@ from pathlib import Path
 from infinito.config.schema import DataConfig, SplitName
 from infinito.data.cache import Cache, cache_key
 from infinito.data.corpus import Corpus, overlap, share, with_validation
-from infinito.data.documents import articles, cut
+from infinito.data.documents import cut
 from infinito.data.files import TextFiles
 from infinito.data.hub import WIKITEXT, hub_corpus
-from infinito.data.lines import normalise, read_lines, split_lines
+from infinito.data.lines import normalise, split_lines
 from infinito.errors import DataError
 
 SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
@@ -38,7 +38,7 @@ def open_corpus(config: DataConfig) -> Corpus:
         assert config.dataset is not None  # the schema sees to it
         return with_validation(hub_corpus(config.dataset, config.dataset_config, config.text_field))
     if config.path is None:
-        return hub_corpus(*WIKITEXT, "text", lines=True)
+        return hub_corpus(*WIKITEXT, "text", wikitext=True)
     return _wikitext(Path(config.path).expanduser())
 
 
@@ -52,24 +52,6 @@ def _text(config: DataConfig) -> Corpus:
     return Corpus("the text source", splits, "name its text, as in --set data.test_file=FILE")
 
 
-@dataclass(frozen=True)
-class _Articles:
-    """A file of WikiText, cut into its articles."""
-
-    path: Path
-    notes: tuple[str, ...] = ()
-
-    @property
-    def label(self) -> str:
-        return str(self.path)
-
-    def __iter__(self) -> Iterator[str]:
-        return articles(read_lines(self.path))
-
-    def identity(self, cache: Cache) -> str:
-        return cache_key("articles", cache.hash_files([self.path]))
-
-
 def _wikitext(directory: Path) -> Corpus:
     if not directory.is_dir():
         raise DataError(
@@ -77,11 +59,11 @@ def _wikitext(directory: Path) -> Corpus:
             "give the directory that holds train.txt, valid.txt and test.txt: "
             "--set data.path=DIRECTORY",
         )
-    splits = dict[SplitName, _Articles]()
+    splits = dict[SplitName, TextFiles]()
     for split in SPLITS:
         paths = [directory / pattern.format(split) for pattern in _WIKITEXT_NAMES]
-        if present := [path for path in paths if path.is_file()]:
-            splits[split] = _Articles(present[0])
+        if present := [str(path) for path in paths if path.is_file()]:
+            splits[split] = TextFiles(present[0], "data.path", None)
     if not splits:
         raise DataError(
             f"data.path: directory {directory} holds no WikiText-2: no {_names('train')}",

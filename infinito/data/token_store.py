@@ -12,7 +12,8 @@ import json
 import struct
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infinito.data.cache import Cache
+from infinito.data.documents import gathered
 from infinito.data.lines import CHUNK_BYTES
 from infinito.errors import DataError
 from infinito.tokenizer.coder import UNKNOWN
@@ -74,37 +76,6 @@ class DamagedStoreError(Exception):
     """A file is not a complete, undamaged token store. It can be made again."""
 
 
-class _Counts:
-    """What is counted while text streams by."""
-
-    def __init__(self) -> None:
-        self.n_words = self.n_lines = self.n_bytes = self.n_unknown = self.n_tokens = 0
-        self.digest = hashlib.sha256()
-        self.starts = array("q")  # compact: there may be many millions
-
-    def add(self, document: str, ids: list[int], unknown_id: int | None) -> None:
-        data = document.encode()
-        lines = document.count("\n")
-        self.digest.update(data)
-        self.n_bytes += len(data)
-        self.n_lines += lines
-        self.n_words += len(document.split()) + lines
-        self.n_unknown += document.count(UNKNOWN) if unknown_id is None else ids.count(unknown_id)
-        if ids:  # a closed vocabulary finds no word in a document of spaces
-            self.starts.append(self.n_tokens)
-            self.n_tokens += len(ids)
-
-    def description(self, vocab_size: int) -> dict[str, Any]:
-        names = ("n_words", "n_lines", "n_bytes", "n_unknown", "n_tokens")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "n_documents": len(self.starts),
-            "dtype": token_dtype(vocab_size).str,
-            "vocab_size": vocab_size,
-            "text_sha256": self.digest.hexdigest(),
-        }
-
-
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """The smallest type that holds every id: little-endian uint16 or uint32."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
@@ -119,48 +90,48 @@ def write_store(
         DataError: there is no word in the text; ``label`` names it. Nothing is left behind.
         ResourceError: the cache cannot be written.
     """
-    dtype, counts = token_dtype(tokenizer.vocab_size), _Counts()
+    dtype, counts, digest = token_dtype(tokenizer.vocab_size), Counter[str](), hashlib.sha256()
+    starts = array("q")  # compact: there may be many millions
     ending = [] if tokenizer.per_line_eos else [tokenizer.eos_id]
+    checksum = 0
     with cache.writing("tokens", key) as stream:
-        checksum = 0
-        for batch in _batches(documents):
+        for batch in gathered(documents, lambda _, size: size >= BATCH_CHARACTERS):
             ids: list[int] = []
             for document, encoded in zip(batch, tokenizer.encode_batch(batch), strict=True):
-                counts.add(document, encoded + ending, tokenizer.unknown_id)
-                ids += encoded + ending
+                own = encoded + ending
+                if own:  # a closed vocabulary finds no word in a document of spaces
+                    starts.append(counts["n_tokens"])
+                digest.update(document.encode())
+                counts.update(_counts(document, own, tokenizer.unknown_id))
+                ids += own
             checksum = _write(stream, np.array(ids, dtype=dtype).tobytes(), checksum)
-        if counts.n_words == counts.n_lines:
-            what = "holds nothing but blank lines" if counts.n_bytes else "is empty"
+        if counts["n_words"] == counts["n_lines"]:
+            what = "holds nothing but blank lines" if counts["n_bytes"] else "is empty"
             raise DataError(f"the text of {label} {what}", "name a file that holds text")
-        padding = bytes(-counts.n_tokens * dtype.itemsize % 8)
-        starts = np.array(counts.starts, dtype="<i8").tobytes()
-        checksum = _write(stream, padding + starts, checksum)
-        description = json.dumps({**counts.description(tokenizer.vocab_size), "label": label})
-        _write_end(stream, description.encode(), checksum)
+        padding = bytes(-counts["n_tokens"] * dtype.itemsize % 8)
+        checksum = _write(stream, padding + np.array(starts, dtype="<i8").tobytes(), checksum)
+        sizes = {"n_documents": len(starts), "dtype": dtype.str, "vocab_size": tokenizer.vocab_size}
+        names = {"text_sha256": digest.hexdigest(), "label": label}
+        description = json.dumps({**counts, **sizes, **names}).encode()
+        trailer = _TRAILER.pack(_MAGIC, len(description), checksum, zlib.crc32(description))
+        stream.write(description + trailer)
     return cache.path("tokens", key)
 
 
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _counts(document: str, ids: list[int], unknown_id: int | None) -> dict[str, int]:
+    lines = document.count("\n")
+    return {
+        "n_words": len(document.split()) + lines,
+        "n_lines": lines,
+        "n_bytes": len(document.encode()),
+        "n_unknown": document.count(UNKNOWN) if unknown_id is None else ids.count(unknown_id),
+        "n_tokens": len(ids),
+    }
 
 
 def _write(stream: BinaryIO, data: bytes, checksum: int) -> int:
     stream.write(data)
     return zlib.crc32(data, checksum)
-
-
-def _write_end(stream: BinaryIO, description: bytes, checksum: int) -> None:
-    trailer = _TRAILER.pack(_MAGIC, len(description), checksum, zlib.crc32(description))
-    stream.write(description + trailer)
 
 
 def read_description(path: Path) -> dict[str, Any]:
