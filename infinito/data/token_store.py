@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 import zlib
 from array import array
@@ -34,6 +35,13 @@ Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 BATCH_CHARACTERS = 1 << 21
 _MAGIC = b"infinito"
 _TRAILER = struct.Struct("<8sQII")  # magic, bytes of the description, CRC-32 of body and of it
+# Scripts that put no spaces between words: Thai, Lao, Tibetan and Burmese; Khmer; Japanese and
+# Chinese with their punctuation.
+_UNSPACED = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef"
+    "\U00020000-\U0003ffff]"
+)
+_SAMPLES, _SAMPLE_TOKENS = 16, 512
 
 
 @dataclass(frozen=True)
@@ -184,3 +192,15 @@ def _checksum(path: Path, length: int) -> int:
             checksum = zlib.crc32(chunk, checksum)
             length -= len(chunk)
     return checksum
+
+
+def lacks_spaces(store: TokenStore, tokenizer: Tokenizer) -> bool:
+    """Whether counting words says nothing: most characters are of scripts without spaces.
+
+    Judged by samples from all of the text.
+    """
+    length = len(store.tokens)
+    places = range(0, length, max(_SAMPLE_TOKENS, length // _SAMPLES))
+    samples = (store.tokens[place : place + _SAMPLE_TOKENS].tolist() for place in places)
+    visible = "".join("".join(map(tokenizer.decode, samples)).split())
+    return 2 * len(_UNSPACED.findall(visible)) > len(visible)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from infinito.data.spacing import lacks_spaces
-from infinito.data.token_store import TokenStore
+from infinito.data.token_store import TokenStore, lacks_spaces
 from infinito.evaluate.causality import CHECKED_LENGTH, check_causality
 from infinito.evaluate.conventions import Measured, all_conventions
 from infinito.evaluate.interval import word_perplexity_interval

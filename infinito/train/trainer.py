@@ -24,7 +24,7 @@ from infinito.config.loading import to_plain
 from infinito.config.schema import Config
 from infinito.data.order import SequenceOrder
 from infinito.data.prepare import Dataset, prepare
-from infinito.data.spacing import lacks_spaces
+from infinito.data.token_store import lacks_spaces
 from infinito.errors import CheckpointError, DataError, DivergedError
 from infinito.evaluate.causality import check_causality
 from infinito.evaluate.perplexity import Score, bits_per_byte, score, windows_a_pass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infinito.data.spacing import lacks_spaces
+from infinito.data.token_store import lacks_spaces
 from infinito.runtime.events import Metrics
 from infinito.telemetry.console import LiveConsole
 from tests.command_support import infinito, read_log, write_config
