@@ -33,10 +33,14 @@ class MemoryCount:
         return state + self.activations + self.loss
 
 
-def count_memory(config: Config, vocab_size: int) -> MemoryCount:
-    """Bytes that training holds at the peak of a step of ``training.batch_size`` sequences."""
+def count_memory(config: Config, vocab_size: int, *, frozen: bool = False) -> MemoryCount:
+    """Bytes that training holds at the peak of a step of ``training.batch_size`` sequences.
+
+    ``frozen``: hardly any parameter is trained.
+    """
     model, training, length = config.model, config.training, config.data.sequence_length
     parameters = count_parameters(model, vocab_size, length).total
+    trained = 0 if frozen else parameters
     size = _FLOAT32 if training.precision == "float32" else 2
     tokens = training.batch_size * length
     layer = _layer_bytes_per_token(model, size)
@@ -47,8 +51,8 @@ def count_memory(config: Config, vocab_size: int) -> MemoryCount:
         activations = tokens * model.n_layers * layer
     return MemoryCount(
         weights=_FLOAT32 * parameters,
-        gradients=_FLOAT32 * parameters,
-        moments=2 * _FLOAT32 * parameters,
+        gradients=_FLOAT32 * trained,
+        moments=2 * _FLOAT32 * trained,
         average=_FLOAT32 * parameters if training.ema_decay else 0,
         activations=activations + 4 * tokens * stream,
         loss=3 * _FLOAT32 * chunk_elements(config.device) + _FLOAT32 * vocab_size * model.d_model,

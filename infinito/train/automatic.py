@@ -22,8 +22,10 @@ from infinito.tokenizer.tokenizer import LEAST_VOCABULARY
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def resolve(config: Config) -> Config:
+def resolve(config: Config, *, frozen: bool = False) -> Config:
     """The config with device and precision named; each choice is told, with its reason.
+
+    ``frozen``: hardly any parameter is going to be trained.
 
     Raises:
         ResourceError: the device is not there, or its memory does not suffice whatever the text.
@@ -38,7 +40,7 @@ def resolve(config: Config) -> Config:
     training = config.training.model_copy(update={"precision": precision.value})
     config = config.model_copy(update={"device": device.value, "training": training})
     note(f"attention {attention_reason(config)}")
-    require_memory(config, LEAST_VOCABULARY[config.tokenizer.kind])
+    require_memory(config, LEAST_VOCABULARY[config.tokenizer.kind], frozen=frozen)
     return config
 
 
@@ -58,14 +60,14 @@ def attention_reason(config: Config) -> str:
     return f"{route.backend}: {route.reason}"
 
 
-def require_memory(config: Config, vocab_size: int) -> None:
+def require_memory(config: Config, vocab_size: int, *, frozen: bool = False) -> None:
     """Refuse a run that cannot fit, before any of it is allocated and the system kills it.
 
     Raises:
         ResourceError: weights, optimizer state and a step need more than the device has left.
     """
     training, length = config.training, config.data.sequence_length
-    count = count_memory(config, vocab_size)
+    count = count_memory(config, vocab_size, frozen=frozen)
     free = available_bytes(config.device)
     if free is None or count.total <= free:
         return

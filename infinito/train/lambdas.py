@@ -140,7 +140,7 @@ def _fitting(
         }
     )  # fmt: skip
     fitting = {"model": model, "training": training, "device": device}
-    return resolve(config.model_copy(update=fitting))
+    return resolve(config.model_copy(update=fitting), frozen=True)
 
 
 def fit_lambda(trainer: Trainer) -> LambdaFit:

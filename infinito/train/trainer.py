@@ -82,7 +82,7 @@ class Trainer:
         assert "auto" not in (config.device, config.training.precision), "resolve it first"
         self.config, self.dataset = config, dataset
         self.device = torch.device(config.device)
-        require_memory(config, dataset.tokenizer.vocab_size)
+        require_memory(config, dataset.tokenizer.vocab_size, frozen=trainable is not None)
         seed_everything(config.seed)
         training, length = config.training, config.data.sequence_length
         self.model = Transformer(config.model, dataset.tokenizer.vocab_size, length)

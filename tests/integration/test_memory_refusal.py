@@ -10,9 +10,12 @@ import pytest
 
 from infinito.config.loading import config_from_plain
 from infinito.config.schema import Config
+from infinito.data.prepare import prepare
 from infinito.errors import ResourceError
+from infinito.load import open_checkpoint
 from infinito.model.step_memory import count_memory
 from infinito.train import automatic, resumption, session, trainer
+from infinito.train.lambdas import lambda_trainer
 from infinito.train.trainer import Trainer
 from tests.command_support import all_files, infinito, memory_at_most, write_config
 from tests.support import tiny_settings
@@ -127,3 +130,21 @@ def test_where_no_batch_fits_the_model_is_to_blame_or_its_context(
             automatic.require_memory(config, 300)
         assert advice in caught.value.remedy
         assert "--batch-size" not in caught.value.remedy
+
+
+def test_fitting_lambda_needs_no_gradients_and_moments_of_what_is_frozen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = tiny_settings(tmp_path, model__d_model=512, model__attention={"kind": "l1"})
+    Trainer(config_from_plain(plain, "test")).save(tmp_path / "model.pt")
+    opened = open_checkpoint(tmp_path / "model.pt")
+    weights = sum(tensor.nbytes for tensor in opened.content["model"].values())
+    step = count_memory(opened.config, 257).activations + count_memory(opened.config, 257).loss
+    dataset = prepare(opened.config, tokenizer=opened.tokenizer)
+    monkeypatch.setattr(automatic, "available_bytes", lambda _: 1.5 * weights + step)
+    lambda_trainer(opened, dataset, device="cpu", max_steps=1)
+    with pytest.raises(ResourceError):
+        Trainer(opened.config, dataset)
+    monkeypatch.setattr(automatic, "available_bytes", lambda _: 0.9 * weights + step)
+    with pytest.raises(ResourceError):
+        lambda_trainer(opened, dataset, device="cpu", max_steps=1)
