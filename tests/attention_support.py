@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from infinito.attention import cpu as cpu_kernel
 from infinito.attention import distance_attention
-from infinito.attention.reference import distance_attention as reference
 
+reference = partial(distance_attention, backend="reference")
 DISTANCES = ("l1", "l2", "l2sq", "cosine")
 ALL_KINDS = ("dot", *DISTANCES)
 needs_kernel = pytest.mark.skipif(cpu_kernel.missing is not None, reason=str(cpu_kernel.missing))

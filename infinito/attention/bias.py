@@ -1,21 +1,23 @@
-"""The additive mask of causal attention, with ALiBi where asked for."""
+"""The additive mask of an attention call."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from infinito.attention.call import Call
 
-def attention_bias(
-    length: int, span: int, device: torch.device, alibi_slopes: Tensor | None = None
-) -> Tensor:
-    """0 where a query may look, -inf where not: (T, S), or (H, T, S) with ALiBi, float32.
 
-    Query i stands at position span - length + i, so the last query sees every key.
+def attention_bias(call: Call, dtype: torch.dtype) -> Tensor:
+    """ALiBi, and -inf where a query may not look: (T, S), or (H, T, S) with ALiBi.
+
+    Query i stands at position S - T + i, so the last query sees every key.
     """
-    query_position = torch.arange(span - length, span, device=device)[:, None]
-    distance = query_position - torch.arange(span, device=device)[None, :]
-    visible = torch.zeros(length, span, device=device).masked_fill(distance < 0, float("-inf"))
-    if alibi_slopes is None:
-        return visible
-    return visible - alibi_slopes.to(device)[:, None, None] * distance
+    queries, keys = call.query.shape[2], call.key.shape[2]
+    device = call.query.device
+    position = torch.arange(keys - queries, keys, device=device)[:, None]
+    distance = position - torch.arange(keys, device=device)
+    bias = torch.zeros(queries, keys, dtype=dtype, device=device)
+    if call.slopes is not None:
+        bias = bias - call.slopes.to(dtype)[:, None, None] * distance.abs()
+    return bias.masked_fill(distance < 0, float("-inf")) if call.causal else bias

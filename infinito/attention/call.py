@@ -27,6 +27,7 @@ class Call:
     seed: Tensor  # (1,) int64; read only with dropout
     scale: float  # c of the definition
     slopes: Tensor | None  # (H,) float32
+    plain: bool = False  # as ``Request.plain``: torch's own function serves it, seed and lam unread
 
 
 def prepare_call(
@@ -40,29 +41,26 @@ def prepare_call(
     dropout_seed: int | Tensor | None,
     scale: float | None,
     alibi_slopes: Tensor | None,
+    plain: bool = False,
 ) -> Call:
-    """Check the arguments of ``distance_attention`` and resolve their defaults.
+    """Resolve the defaults of checked arguments of ``distance_attention``.
 
-    Raises:
-        ConfigError: a kind, shape, dtype or probability that the definition does not cover.
+    Torch's function, which serves a ``plain`` call, reads neither lambda nor seed.
     """
-    _check(query, key, value, kind, dropout_p)
-    heads, device = query.shape[1], query.device
-    wide = torch.promote_types(query.dtype, torch.float32)
+    (_, heads, _, width), device = query.shape, query.device
+    scale = default_scale(kind, width) if scale is None else scale
+    if alibi_slopes is not None:
+        alibi_slopes = alibi_slopes.to(device, torch.float32)
+        alibi_slopes = _per_head("alibi_slopes", alibi_slopes, heads)
+    if plain:
+        lam = seed = query.new_empty(0)
+    else:
+        wide = torch.promote_types(query.dtype, torch.float32)
+        lam = _per_head("lam", torch.as_tensor(lam, dtype=wide, device=device), heads)
+        seed = _seed(dropout_p, dropout_seed, device)
     return Call(
-        query,
-        key,
-        value,
-        kind,
-        _per_head("lam", torch.as_tensor(lam, dtype=wide, device=device), heads),
-        causal,
-        dropout_p,
-        _seed(dropout_p, dropout_seed, device),
-        default_scale(kind, query.shape[-1]) if scale is None else scale,
-        None
-        if alibi_slopes is None
-        else _per_head("alibi_slopes", alibi_slopes.to(device, torch.float32), heads),
-    )
+        query, key, value, kind, lam, causal, dropout_p, seed, scale, alibi_slopes, plain
+    )  # fmt: skip
 
 
 def _per_head(name: str, values: Tensor, heads: int) -> Tensor:
@@ -82,7 +80,8 @@ def _seed(dropout_p: float, seed: int | Tensor | None, device: torch.device) -> 
     return torch.full((1,), seed or 0, dtype=torch.int64, device=device)
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor, kind: str, dropout_p: float) -> None:
+def check_arguments(query: Tensor, key: Tensor, value: Tensor, kind: str, dropout_p: float) -> None:
+    """ConfigError for a kind, shape, dtype or probability that the definition does not cover."""
     if kind not in KINDS:
         raise ConfigError(f"unknown attention kind {kind!r}", f"choose one of {', '.join(KINDS)}")
     if not 0 <= dropout_p < 1:

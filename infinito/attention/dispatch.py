@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from infinito.attention import chunked, cpu, reference, sdpa, triton
-from infinito.attention.call import Call, prepare_call
+from infinito.attention.call import Call, check_arguments, prepare_call
 from infinito.attention.kinds import Kind
 from infinito.errors import ConfigError
 
@@ -31,6 +31,7 @@ class Request:
     causal: bool = True
     dropout: bool = False
     alibi: bool = False
+    plain: bool = False  # a dot product with lambda 1, scale and dropout's draws left open
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,16 @@ def _cpu_objection(request: Request) -> str | None:
     return cpu.missing
 
 
+def _is_plain(request: Request) -> bool:
+    """Whether torch's own function is all of it; a CPU has a faster kernel, and keeps its bits."""
+    return request.plain and request.device != "cpu"
+
+
 def _sdpa_objection(request: Request) -> str | None:
     if request.kind in ("l1", "l2"):
         return f"{request.kind} is not a dot product"
+    if _is_plain(request):
+        return None
     if request.dropout or request.alibi:
         return "the fused kernel takes neither dropout on the weights nor ALiBi"
     if request.causal and request.queries not in (1, request.keys):
@@ -181,13 +189,16 @@ def distance_attention(
     Returns:
         (B, H, T, D) in q's dtype and memory order; ConfigError outside the definition.
     """
-    call = prepare_call(q, k, v, kind, lam, causal, dropout_p, dropout_seed, scale, alibi_slopes)
-    return BACKENDS[_select(_request(call), backend)].run(call)
-
-
-def _request(call: Call) -> Request:
-    (_, _, queries, width), keys = call.query.shape, call.key.shape[2]
-    return Request(
-        call.kind, call.query.device.type, call.query.dtype, width, queries, keys, call.causal,
-        dropout=call.dropout_p > 0, alibi=call.slopes is not None,
+    check_arguments(q, k, v, kind, dropout_p)
+    unscaled = isinstance(lam, int | float) and lam == 1 and scale is None
+    request = Request(
+        kind, q.device.type, q.dtype, q.shape[3], q.shape[2], k.shape[2], causal,
+        dropout=dropout_p > 0, alibi=alibi_slopes is not None,
+        plain=kind == "dot" and unscaled and dropout_seed is None,
     )  # fmt: skip
+    name = _select(request, backend)
+    call = prepare_call(
+        q, k, v, kind, lam, causal, dropout_p, dropout_seed, scale, alibi_slopes,
+        plain=name == "sdpa" and _is_plain(request),
+    )  # fmt: skip
+    return BACKENDS[name].run(call)

@@ -9,42 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infinito.attention.call import Call, prepare_call
+from infinito.attention.bias import attention_bias
+from infinito.attention.call import Call
 from infinito.attention.dropout import dropout_keeps
 from infinito.attention.kinds import L2_EPSILON, SMALLEST_NORM, Kind
-from infinito.errors import ConfigError
-
-
-def distance_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    kind: Kind,
-    lam: float | Tensor,
-    *,
-    causal: bool = True,
-    dropout_p: float = 0.0,
-    dropout_seed: int | Tensor | None = None,
-    scale: float | None = None,
-    alibi_slopes: Tensor | None = None,
-    backend: str = "auto",
-) -> Tensor:
-    """softmax(-lam c distance(q, k)) v, as written; see ``infinito.attention``.
-
-    Memory is O(B H T S D): meant for tests. Runs on any device, in float32 or float64 (narrower
-    types are computed in float32 and rounded at the end).
-    """
-    if backend not in ("auto", "reference"):
-        raise ConfigError(
-            f"backend {backend!r} asked of the reference", "call infinito.attention instead"
-        )
-    return run(
-        prepare_call(q, k, v, kind, lam, causal, dropout_p, dropout_seed, scale, alibi_slopes)
-    )
 
 
 def run(call: Call) -> Tensor:
-    """The reference on checked arguments."""
+    """The reference on checked arguments: memory is O(B H T S D), meant for tests.
+
+    Runs on any device, in float32 or float64 (narrower types are rounded at the end).
+    """
     weights = full_weights(call)
     if call.dropout_p > 0:
         batch, heads, queries, keys = weights.shape
@@ -58,7 +33,7 @@ def full_weights(call: Call) -> Tensor:
     key = _of_query_heads(call, call.key)
     query = call.query.to(key.dtype)
     factor = (call.lam.to(key.dtype) * call.scale)[:, None, None]
-    logits = -factor * _distance(query, key, call.kind) + _bias(call, key.dtype)
+    logits = -factor * _distance(query, key, call.kind) + attention_bias(call, key.dtype)
     return torch.softmax(logits, dim=-1)
 
 
@@ -80,15 +55,3 @@ def _distance(query: Tensor, key: Tensor, kind: Kind) -> Tensor:
         return difference.abs().sum(-1)
     square = difference.square().sum(-1)
     return square if kind == "l2sq" else (square + L2_EPSILON).sqrt()
-
-
-def _bias(call: Call, dtype: torch.dtype) -> Tensor:
-    """ALiBi and the causal mask: (H or 1, T, S)."""
-    queries, keys = call.query.shape[2], call.key.shape[2]
-    device = call.query.device
-    position = torch.arange(keys - queries, keys, device=device)[:, None]
-    distance = position - torch.arange(keys, device=device)
-    bias = torch.zeros(1, queries, keys, dtype=dtype, device=device)
-    if call.slopes is not None:
-        bias = bias - call.slopes.to(dtype)[:, None, None] * distance.abs()
-    return bias.masked_fill(distance < 0, float("-inf")) if call.causal else bias

@@ -1,4 +1,4 @@
-"""Squared L2 and cosine as torch's fused dot-product attention, never with an N x N mask.
+"""Torch's fused dot-product attention: of plain products, of squared L2 and of cosine.
 
 Squared L2: -w |q-k|^2 = 2 w q.k - w |k|^2 - w |q|^2, and the last term cancels in the softmax, so
 q' = [2 w q, -w] and k' = [k, |k|^2] turn it into a product; the head width is padded to a
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from infinito.attention.bias import attention_bias
 from infinito.attention.call import Call
 from infinito.attention.centre import common_offset
 from infinito.attention.kinds import SMALLEST_NORM
@@ -21,7 +22,9 @@ _WIDTH_MULTIPLE = 8
 
 
 def run(call: Call) -> Tensor:
-    """(B, H, T, D) for kinds dot, l2sq and cosine; T must be S or 1 if causal."""
+    """(B, H, T, D) for kinds dot, l2sq and cosine; T must be S or 1 if causal and not plain."""
+    if call.plain:
+        return _plain(call)
     weight = (call.lam * call.scale)[:, None, None]
     if call.kind == "l2sq":
         return _squared(call, weight)
@@ -29,6 +32,17 @@ def run(call: Call) -> Tensor:
     if call.kind == "cosine":
         query, key = _unit(query), _unit(key)
     return _fused(call, (query * weight).to(key.dtype), key, call.value)
+
+
+def _plain(call: Call) -> Tensor:
+    """Torch's function as it is, its dropout included; a mask is formed only where it must be."""
+    queries, keys = call.query.shape[2], call.key.shape[2]
+    formed = call.slopes is not None or (call.causal and queries not in (1, keys))
+    return F.scaled_dot_product_attention(
+        call.query, call.key, call.value, dropout_p=call.dropout_p,
+        attn_mask=attention_bias(call, torch.float32).to(call.query.dtype) if formed else None,
+        is_causal=not formed and call.causal and queries > 1, enable_gqa=_groups(call) > 1,
+    )  # fmt: skip
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -8,21 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from infinito.attention import distance_attention
-from infinito.attention.dot import fused_dot_attention
-from infinito.config.schema import AttentionConfig, ModelConfig
+from infinito.config.schema import ModelConfig
 from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.layers import Linear, RMSNorm
 from infinito.model.position import RotaryTable, alibi_slopes, rotate
 from infinito.model.roles import DeclaresRoles, Role
-
-
-def fused_dot_serves(options: AttentionConfig, device: str) -> bool:
-    """Whether torch's fused kernel runs on this type of device: for plain dot products off the CPU.
-
-    Everything else goes through ``distance_attention``.
-    """
-    plain = options.kind == "dot" and not options.has_lambda and options.lambda_init == 1.0
-    return plain and options.backend == "auto" and device != "cpu"
 
 
 class SelfAttention(nn.Module, DeclaresRoles):
@@ -71,7 +61,11 @@ class SelfAttention(nn.Module, DeclaresRoles):
         query, key, value = self.project(x, cache.length if cache is not None else 0)
         if cache is not None:
             key, value = cache.append(self.layer, key, value)
-        mixed = self._attend(query, key, value)
+        mixed = distance_attention(
+            query, key, value, self.options.kind, self.lam,
+            dropout_p=self.dropout if self.training else 0.0,
+            alibi_slopes=self.slopes, backend=self.options.backend,
+        )  # fmt: skip
         output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return output
 
@@ -91,16 +85,6 @@ class SelfAttention(nn.Module, DeclaresRoles):
         if self.log_lambda is None:
             return self.options.lambda_init
         return self.log_lambda.exp().expand(self.n_heads).contiguous()
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(B, H, T, D) and twice (B, K, S, D) -> (B, H, T, D)."""
-        dropout = self.dropout if self.training else 0.0
-        if fused_dot_serves(self.options, query.device.type):
-            return fused_dot_attention(query, key, value, self.slopes, dropout)
-        return distance_attention(
-            query, key, value, self.options.kind, self.lam,
-            dropout_p=dropout, alibi_slopes=self.slopes, backend=self.options.backend,
-        )  # fmt: skip
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, heads * D) -> (B, heads, T, D)."""

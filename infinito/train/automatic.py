@@ -11,7 +11,6 @@ from infinito.attention import Request, choose_backend
 from infinito.checkpoint.atomic import format_size
 from infinito.config.schema import Config
 from infinito.errors import ResourceError
-from infinito.model.attention import fused_dot_serves
 from infinito.model.step_memory import count_memory
 from infinito.runtime.device import choose_device
 from infinito.runtime.events import note
@@ -48,13 +47,12 @@ def attention_reason(config: Config) -> str:
     """Which attention back end will run in training, and why."""
     model, options = config.model, config.model.attention
     kind = torch.device(config.device).type
-    if fused_dot_serves(options, kind):
-        return f"sdpa: torch's fused kernel serves dot products on {kind}"
     dropout = model.dropout if model.attention_dropout is None else model.attention_dropout
     length = config.data.sequence_length
     request = Request(
         options.kind, kind, _DTYPES[config.training.precision], model.d_head, length, length,
         dropout=dropout > 0, alibi=model.resolved_position == "alibi",
+        plain=options.kind == "dot" and not options.has_lambda and options.lambda_init == 1,
     )  # fmt: skip
     route = choose_backend(request, options.backend)
     return f"{route.backend}: {route.reason}"

@@ -13,7 +13,6 @@ import torch
 from infinito.attention import dispatch
 from infinito.config.loading import config_from_plain
 from infinito.config.schema import Config
-from infinito.model import attention as model_attention
 from infinito.model.transformer import Transformer
 from infinito.train.automatic import attention_reason
 from tests.command_support import all_files, infinito, write_config
@@ -74,7 +73,6 @@ def route_taken(config: Config, monkeypatch: pytest.MonkeyPatch) -> str:
         return run
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_attention, "fused_dot_attention", recording("sdpa"))
         for name, backend in dispatch.BACKENDS.items():
             patch.setitem(dispatch.BACKENDS, name, replace(backend, run=recording(name)))
         with torch.device("meta"):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from infinito.attention import cpu as cpu_kernel
-from infinito.attention import distance_attention
+from infinito.attention import distance_attention, sdpa
+from infinito.attention.call import prepare_call
 from tests.attention_support import (
     ALL_KINDS,
     DISTANCES,
@@ -61,6 +62,22 @@ def test_fused_matches_reference(kind: str, causal: bool) -> None:
     assert_matches_reference(x, kind, "sdpa", TOLERANCE, causal=causal, scale=0.3)
     one = make_inputs(queries=1, keys=40, width=20)
     assert_matches_reference(one, kind, "sdpa", TOLERANCE, causal=causal)
+
+
+@pytest.mark.parametrize("queries", [1, 5, 16])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("slopes", [None, torch.rand(4)])
+def test_torchs_own_function_is_plain_dot_attention(
+    queries: int, causal: bool, slopes: torch.Tensor | None
+) -> None:
+    """What runs off the CPU, run on it: any number of new queries, with or without ALiBi."""
+    x = make_inputs(queries=queries, keys=16, heads=4, key_heads=2, width=20)
+    options = (causal, 0.0, None, None, slopes)
+    own = sdpa.run(prepare_call(x.q, x.k, x.v, "dot", 1.0, *options, plain=True))
+    expected = distance_attention(
+        x.q, x.k, x.v, "dot", 1.0, causal=causal, alibi_slopes=slopes, backend="reference"
+    )
+    torch.testing.assert_close(own, expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 @needs_kernel

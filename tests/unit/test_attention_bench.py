@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from infinito.attention import cpu as cpu_kernel
-from infinito.attention.reference import distance_attention as reference
+from infinito.attention import distance_attention
 from infinito.bench.attention_memory import can_measure, make_inputs, peak_bytes, run_kind
 from infinito.bench.attention_speed import KINDS, bench_attention
 
@@ -27,7 +27,7 @@ def test_rows_of_every_kind_with_ratios() -> None:
 
 def test_cdist_row_computes_the_same_attention() -> None:
     x = make_inputs(1, 2, 20, 8)
-    exact = reference(x.query, x.key, x.value, "l1", x.lam)
+    exact = distance_attention(x.query, x.key, x.value, "l1", x.lam, backend="reference")
     torch.testing.assert_close(run_kind("cdist", x), exact)
     torch.testing.assert_close(run_kind("l1", x), exact)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,13 +15,14 @@ from infinito.attention import (
     available_backends,
     choose_backend,
     default_scale,
+    dispatch,
     distance_attention,
 )
 from infinito.attention import cpu as cpu_kernel
+from infinito.attention.call import Call
 from infinito.attention.dropout import dropout_keeps
-from infinito.attention.reference import distance_attention as reference
 from infinito.errors import ConfigError
-from tests.attention_support import ALL_KINDS, DISTANCES, make_inputs, needs_kernel
+from tests.attention_support import ALL_KINDS, DISTANCES, make_inputs, needs_kernel, reference
 
 
 @needs_kernel
@@ -66,6 +68,42 @@ def test_forced_backends_are_the_ones_that_run() -> None:
     assert choose_backend(Request("l1"), "chunked").reason.endswith("as asked for")
     served = [name for name, route in available_backends().items() if isinstance(route, Route)]
     assert served[-2:] == ["chunked", "reference"]
+
+
+def test_plain_products_off_the_cpu_are_torchs_own() -> None:
+    """With its dropout and any mask; whoever names a seed or a lambda gets the definition's."""
+    rows = {"queries": 3, "keys": 5, "dropout": True, "alibi": True, "dtype": torch.float64}
+    assert choose_backend(Request("dot", "cuda", plain=True, **rows)).backend == "sdpa"  # type: ignore[arg-type]
+    assert choose_backend(Request("dot", "cuda", **rows)).backend == "chunked"  # type: ignore[arg-type]
+    assert choose_backend(Request("dot", "cpu", plain=True, **rows)).backend == "chunked"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "plain"),
+    [
+        ({}, True),
+        ({"dropout_p": 0.5}, True),
+        ({"dropout_p": 0.5, "dropout_seed": 1}, False),
+        ({"scale": 0.5}, False),
+        ({"lam": 2.0}, False),
+        ({"lam": torch.ones(2, device="meta")}, False),
+        ({"kind": "cosine"}, False),
+    ],
+)
+def test_a_call_is_plain_when_all_is_left_to_torch(
+    options: dict[str, Any], plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Call] = []
+
+    def note(call: Call) -> torch.Tensor:
+        calls.append(call)
+        return call.query
+
+    for name, backend in dispatch.BACKENDS.items():
+        monkeypatch.setitem(dispatch.BACKENDS, name, replace(backend, run=note))
+    x = torch.zeros(1, 2, 4, 8, device="meta")
+    distance_attention(x, x, x, **{"kind": "dot", "lam": 1.0, **options})
+    assert [call.plain for call in calls] == [plain]
 
 
 def test_float64_runs_chunked() -> None:
