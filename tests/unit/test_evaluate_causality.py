@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from infinito.evaluate.run import EvaluationOptions, evaluate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,6 +17,7 @@ from infinito.attention import KINDS
 from infinito.config.loading import config_from_plain
 from infinito.errors import CheckpointError, DivergedError
 from infinito.evaluate.causality import check_causality
+from infinito.evaluate.evaluation import EvaluationOptions, evaluate
 from infinito.model import attention
 from infinito.model.block import Block
 from infinito.runtime.precision import autocast
