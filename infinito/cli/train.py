@@ -21,7 +21,9 @@ OutputDir = Annotated[
 Epochs = Annotated[
     float | None, typer.Option("--epochs", help="Passes over the text; replaces max_steps.")
 ]
-LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", help="Peak learning rate; Muon's own follows in proportion.")
+]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Sequences a forward pass.")]
 MaxSteps = Annotated[int | None, typer.Option("--max-steps", help="Optimizer steps of the run.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from infinito.config.explain import Place, Problem, explain_validation, raise_problems
 from infinito.config.keys import flatten
 from infinito.config.overrides import Overrides, parse_overrides
-from infinito.config.schema import Config
+from infinito.config.schema import Config, TrainingConfig
 from infinito.config.yaml_loader import Document, KeyPath, read_document, scalar_tag
 from infinito.errors import ConfigError, InfinitoError
 
@@ -44,9 +45,8 @@ def load_config(
         ConfigError: everything wrong with keys and values, in one message of one line each.
     """
     document = _NO_FILE if path is None else read_document(Path(path))
-    given = parse_overrides(overrides, extra or {})
+    given, values = _applied(document.values, overrides, extra or {})
     where = str(path) if path is not None else "the command line"
-    values = given.apply(document.values)
     if path is None:
         _use_embedded_corpus(values)
     place_of = _places(document, given, where)
@@ -66,8 +66,7 @@ def override_config(
         ConfigError: everything wrong with the changes, in one message.
     """
     document = _NO_FILE if path is None else read_document(Path(path))
-    given = parse_overrides(overrides, extra or {})
-    values = given.apply(_merged(to_plain(stored), document.values))
+    given, values = _applied(_merged(to_plain(stored), document.values), overrides, extra or {})
     where = str(path) if path is not None else "the command line"
     place_of = _places(document, given, where)
     problems = _duplicates(document, where) + given.problems + _resolve_paths(values, place_of)
@@ -85,6 +84,29 @@ def changed_output_dir(
     _resolve_paths(values, lambda _: Place(""))
     wanted = values.get("output_dir")
     return Path(wanted) if isinstance(wanted, str) else None
+
+
+def _applied(
+    base: Mapping[str, Any], overrides: Sequence[str], extra: Mapping[str, object]
+) -> tuple[Overrides, dict[str, Any]]:
+    """What was given, and ``base`` with it on top."""
+    given = parse_overrides(overrides, extra)
+    values = given.apply(base)
+    muon_too = ("training", "muon_learning_rate") in given.values
+    if extra.get("training.learning_rate") is not None and not muon_too:
+        _keep_ratio(base.get("training"), values["training"])
+    return given, values
+
+
+def _keep_ratio(before: Any, training: Any) -> None:
+    """The flag is the one learning rate of a run: that of Muon's matrices follows it."""
+    if not isinstance(training, dict) or training.get("optimizer") != "muon":
+        return
+    known = TrainingConfig().model_dump() | (before or {})
+    rate, old, muon = training["learning_rate"], known["learning_rate"], known["muon_learning_rate"]
+    if all(isinstance(x, int | float) and 0 < x < math.inf for x in (rate, old, muon)):
+        # Twelve digits: 0.06 and not 0.060000000000000005.
+        training["muon_learning_rate"] = float(f"{muon * rate / old:.12g}")
 
 
 def _duplicates(document: Document, where: str) -> list[Problem]:

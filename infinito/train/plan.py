@@ -21,6 +21,8 @@ def plan_lines(trainer: Trainer) -> list[str]:
     steps = trainer.total_steps
     epochs = steps * training.sequences_per_step / trainer.order.sequences_per_epoch
     memory = count_memory(config, model.vocab_size).total
+    matrices = f", of the matrices {training.muon_learning_rate:g}"
+    muon = matrices if training.optimizer == "muon" else ""
     return [
         f"data:       {config.data.resolved_source}: {texts}",
         f"tokenizer:  {trainer.tokenizer.kind}, {trainer.tokenizer.vocab_size} ids",
@@ -28,6 +30,7 @@ def plan_lines(trainer: Trainer) -> list[str]:
         f"attention {parts.attention}, feed-forward {parts.feed_forward})",
         f"steps:      {steps} of {tokens_per_step} tokens ({training.sequences_per_step} sequences "
         f"of {length}) = {epochs:.2f} epochs",
+        f"optimizer:  {training.optimizer}, peak rate {training.learning_rate:g}{muon}",
         f"memory:     about {memory / 1e6:.0f} MB for a step "
         f"({training.precision} on {trainer.device})",
     ]

@@ -127,11 +127,17 @@ def announce_changes(made: Sequence[Change], stored: Config, trainer: Trainer) -
         note(f"  {change.key}: {change.old} -> {change.new}  ({change.effect})")
     if not touches_schedule(made):
         return
-    note("  learning rate   before        now")
+    _announce_rates("learning rate", "learning_rate", stored, trainer)
+    if stored.training.optimizer == "muon":
+        _announce_rates("of the matrices", "muon_learning_rate", stored, trainer)
+
+
+def _announce_rates(title: str, peak: str, stored: Config, trainer: Trainer) -> None:
+    note(f"  {title:<15} before        now")
     steps, old_total = trainer.progress.step, _total_before(stored, trainer)
     for label, step in _milestones(steps, trainer.total_steps):
-        before = _rate(stored, step, old_total) if step < old_total else None
-        now = _rate(trainer.config, step, trainer.total_steps)
+        before = _rate(stored, peak, step, old_total) if step < old_total else None
+        now = _rate(trainer.config, peak, step, trainer.total_steps)
         old_text = f"{before:.3e}" if before is not None else "(ended)  "
         note(f"  {label:<15} {old_text}     {now:.3e}")
 
@@ -141,8 +147,9 @@ def _milestones(step: int, total: int) -> list[tuple[str, int]]:
     return [(label, at) for at, label in points.items()]
 
 
-def _rate(config: Config, step: int, total: int) -> float:
-    return config.training.learning_rate * learning_rate_factor(step, total, config.training)
+def _rate(config: Config, peak: str, step: int, total: int) -> float:
+    training = config.training
+    return float(getattr(training, peak)) * learning_rate_factor(step, total, training)
 
 
 def _total_before(stored: Config, trainer: Trainer) -> int:

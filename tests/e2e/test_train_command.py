@@ -150,6 +150,24 @@ def test_overrides_are_shown_and_shapes_refused(tmp_path: Path) -> None:
     assert content["sequences"] == 8 * 4 + 4 * 8
 
 
+@pytest.mark.row("R-10")
+def test_the_rates_of_both_optimizers_are_told(tmp_path: Path) -> None:
+    config = write_config(tmp_path, training__optimizer="muon", training__max_steps=4)
+    first = infinito("train", "--config", config, "--lr", "0.002", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "peak rate 0.002, of the matrices 0.04" in first.stderr
+    again = infinito("resume", "run", "--max-steps", 6, "--lr", "5e-4", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "training.learning_rate: 0.002 -> 0.0005" in again.stderr
+    assert "training.muon_learning_rate: 0.04 -> 0.01" in again.stderr
+    table = again.stderr.partition("learning rate  ")[2].partition("data:")[0]
+    assert "of the matrices" in table
+    adamw, muon = table.split("of the matrices")
+    pairs = zip(adamw.splitlines()[1:3], muon.splitlines()[1:3], strict=True)
+    for rest, matrices in pairs:
+        assert float(matrices.split()[-1]) == pytest.approx(20 * float(rest.split()[-1]), rel=2e-3)
+
+
 def test_what_there_is_to_note_of_the_data_is_said_on_resume_too(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("the very same line of text .\n" * 400)
     config = write_config(tmp_path)

@@ -16,6 +16,7 @@ from infinito.config.loading import (
     to_plain,
     to_yaml,
 )
+from infinito.config.schema import Config
 from infinito.config.yaml_loader import parse_document
 from infinito.errors import ConfigError
 
@@ -44,6 +45,32 @@ def test_flags_beat_settings_beat_the_file(tmp_path: Path) -> None:
         load_config(path, (), {"training.epochs": -1})
     with pytest.raises(ConfigError, match=r"^command line: training\.epoch = 1: unknown key"):
         load_config(path, (), {"training.epoch": 1})
+
+
+def rates(config: Config) -> tuple[float, float]:
+    return config.training.learning_rate, config.training.muon_learning_rate
+
+
+def test_the_flag_moves_both_rates_under_muon_in_proportion(tmp_path: Path) -> None:
+    """--lr is the one rate of a run; a setting names one key, and what is given is what counts."""
+    lr = {"training.learning_rate": 0.003}
+    muon = ["training.optimizer=muon"]
+    assert rates(load_config(None, (), lr)) == (0.003, 0.02)
+    assert rates(load_config(None, muon, lr)) == (0.003, 0.06)
+    assert rates(load_config(None, [*muon, "training.muon_learning_rate=0.5"], lr)) == (0.003, 0.5)
+    assert rates(load_config(None, [*muon, "training.learning_rate=0.003"])) == (0.003, 0.02)
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "data: {source: python-docs}\n"
+        "training: {optimizer: muon, learning_rate: 0.004, muon_learning_rate: 0.01}\n"
+    )
+    for config in (load_config(path, (), lr), override_config(load_config(path), (), lr)):
+        assert rates(config) == (0.003, 0.0075)
+    assert rates(override_config(load_config(path), (), {"seed": 3})) == (0.004, 0.01)
+    assert rates(override_config(load_config(None), (), lr, path)) == (0.003, 0.0075)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, (), {"training.learning_rate": -1.0})
+    assert "muon" not in caught.value.message
 
 
 def test_null_takes_a_value_away(tmp_path: Path) -> None:
