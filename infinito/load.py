@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from infinito.checkpoint.structure import check_shapes
 from infinito.config.loading import config_from_plain
 from infinito.config.schema import Config
 from infinito.errors import CheckpointError
+from infinito.model.int8 import store_in_int8
 from infinito.model.language_model import LanguageModel
 from infinito.model.transformer import Transformer
 from infinito.model.weights import load_weights, parameter_shapes
@@ -29,6 +31,11 @@ class OpenedCheckpoint:
     content: dict[str, Any] = field(repr=False)
     config: Config
     tokenizer: Tokenizer
+
+    @property
+    def int8_names(self) -> list[str]:
+        """Weights that are stored in eight bits; none but in an export."""
+        return _int8_names(self.content)
 
     def weights(self, use_average: bool = True) -> dict[str, Tensor]:
         """{name: weight}, the averaged ones where they exist and are wanted."""
@@ -54,7 +61,7 @@ def checked_content(content: dict[str, Any], path: Path) -> OpenedCheckpoint:
             f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"and vocab_size says {content['vocab_size']}"
         )
-    shapes = planned_shapes(config, tokenizer.vocab_size)
+    shapes = planned_shapes(config, tokenizer.vocab_size, _int8_names(content))
     for weights in (content["model"], content["average"]):
         if weights is not None:
             check_shapes(weights, shapes)
@@ -86,22 +93,30 @@ def load_model(path: str | Path, device: str = "auto", use_average: bool = True)
         DivergedError: Its weights are not finite.
     """
     opened = open_checkpoint(path)
-    model = build_model(opened.config, opened.tokenizer.vocab_size)
+    model = build_model(opened.config, opened.tokenizer.vocab_size, opened.int8_names)
     load_weights(model, opened.weights(use_average))
     model.to(choose_device(device).value).eval().requires_grad_(False)
     step, data = opened.content["step"], opened.content["data"]
     return LoadedModel(model, opened.tokenizer, opened.config, step, opened.path, data)
 
 
-def planned_shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, ...]]:
+def _int8_names(content: dict[str, Any]) -> list[str]:
+    return [name for name, weight in content["model"].items() if weight.dtype == torch.int8]
+
+
+def planned_shapes(
+    config: Config, vocab_size: int, int8_names: Collection[str] = ()
+) -> dict[str, tuple[int, ...]]:
     """{name: shape} of the parameters that ``build_model`` makes, without any memory for them.
 
     A stranger's config can ask for a model of terabytes: it is compared with the weights first.
     """
     with torch.device("meta"):
-        return parameter_shapes(build_model(config, vocab_size))
+        return parameter_shapes(build_model(config, vocab_size, int8_names))
 
 
-def build_model(config: Config, vocab_size: int) -> Transformer:
-    """An untrained model of the config's shape."""
-    return Transformer(config.model, vocab_size, config.data.sequence_length)
+def build_model(config: Config, vocab_size: int, int8_names: Collection[str] = ()) -> Transformer:
+    """An untrained model of the config's shape, with the named weights stored in eight bits."""
+    model = Transformer(config.model, vocab_size, config.data.sequence_length)
+    store_in_int8(model, int8_names)
+    return model

@@ -301,6 +301,11 @@ class Trainer:
     ) -> Trainer:
         """A run rebuilt from a checkpoint under a resolved config, its own or one changed."""
         content = opened.content
+        if opened.int8_names:
+            raise CheckpointError(
+                f"{opened.path} holds weights of eight bits, which cannot be trained",
+                "go on from the checkpoint that it was exported from",
+            )
         dataset = prepare(config, tokenizer=opened.tokenizer)
         known, found = content["data"], dataset.text_sha256
         changed = sorted(s for s in known | found if known.get(s) != found.get(s))
