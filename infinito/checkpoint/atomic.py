@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -52,6 +53,19 @@ def cannot_write(path: Path, error: OSError, needed_bytes: int | None = None) ->
     return ResourceError(f"cannot write {path}: {error.strerror or error}{space}", remedy)
 
 
+def make_numbered(root: Path, name: str) -> Path:
+    """Make ``root/<name>-<number>`` with the next free number; mkdir decides between racers."""
+    prefix = f"{name}-"
+    ends = [path.name.removeprefix(prefix) for path in root.glob(f"{glob.escape(prefix)}*")]
+    number = max((int(end) for end in ends if end.isdecimal()), default=0)
+    while True:
+        number += 1
+        with contextlib.suppress(FileExistsError):
+            path = root / f"{prefix}{number}"
+            path.mkdir()
+            return path
+
+
 def fsync_directory(directory: Path) -> None:
     """Make renames in ``directory`` survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)
@@ -61,9 +75,32 @@ def fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def temporary_path(path: Path) -> Path:
-    """Where ``path`` is written before it gets its name: the same directory, so rename works."""
-    return path.with_name(path.name + TEMPORARY_SUFFIX)
+@contextlib.contextmanager
+def _replacing(path: Path, needed_bytes: int | None) -> Iterator[Path]:
+    """A name beside ``path``, to be given to a new file, which becomes ``path`` at the end."""
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        # What an earlier process left, or a link that someone planted, is removed, never followed.
+        temporary.unlink(missing_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+        fsync_directory(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error, needed_bytes) from error
+    finally:
+        # After a failure; but renaming a link over one of the same file leaves both names, too.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that nobody had under this name, on the disk when the block ends."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, 0o666), "wb", buffering=1 << 20) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -73,20 +110,8 @@ def atomic_writer(path: Path, needed_bytes: int | None = None) -> Iterator[Binar
     On any failure the temporary file is removed and ``path`` stays what it was. A failure of the
     system is raised as ResourceError.
     """
-    temporary = temporary_path(path)
-    try:
-        with _open_new(temporary) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        fsync_directory(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise cannot_write(path, error, needed_bytes) from error
-        raise
+    with _replacing(path, needed_bytes) as temporary, _new_file(temporary) as file:
+        yield file
 
 
 @contextlib.contextmanager
@@ -109,14 +134,6 @@ def reserved(path: Path) -> Iterator[None]:
         raise
 
 
-def _open_new(path: Path) -> BinaryIO:
-    # What an earlier process left, or a link that someone planted, is removed, never followed.
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    return os.fdopen(os.open(path, flags, 0o666), "wb", buffering=1 << 20)
-
-
 def write_text_atomic(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 so that ``path`` is never seen half-written (ResourceError)."""
     data = text.encode()
@@ -132,21 +149,9 @@ def copy_atomic(source: Path, target: Path) -> None:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Make ``target`` a hard link to ``source``, or a copy on file systems without links."""
-    temporary = temporary_path(target)
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    try:
-        os.link(source, temporary, follow_symlinks=False)
-    except OSError:
-        copy_atomic(source, target)
-        return
-    try:
-        os.replace(temporary, target)
-        # Renaming one link over another of the same file does nothing and leaves both names.
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        fsync_directory(target.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise cannot_write(target, error) from error
+    with _replacing(target, source.stat().st_size) as temporary:
+        try:
+            os.link(source, temporary, follow_symlinks=False)
+        except OSError:
+            with source.open("rb") as reader, _new_file(temporary) as writer:
+                shutil.copyfileobj(reader, writer, 1 << 20)

@@ -109,7 +109,19 @@ def newest_verified(run: Path) -> Path | None:
         else:
             return path
     # A directory that someone thinned out may have only these.
-    return next((run / name for name in (LAST_FILE, BEST_FILE) if _verifies(run / name)), None)
+    rest = (run / LAST_FILE, run / BEST_FILE)
+    return next((path for path in rest if step_of(path) is not None), None)
+
+
+def step_of(path: Path) -> int | None:
+    """The step that a checkpoint holds; None where it is absent, a link or damaged."""
+    if not is_plain_file(path):
+        return None
+    try:
+        step: int = inspect_checkpoint(path)["step"]
+    except CheckpointError:
+        return None
+    return step
 
 
 def best_checkpoint(run: Path) -> Path | None:
@@ -204,18 +216,5 @@ def _of_most_recent_run(prefer: Literal["best", "newest"]) -> Path:
 
 
 def _of_run(run: Path, prefer: Literal["best", "newest"]) -> Path | None:
-    if prefer == "best":
-        best = best_checkpoint(run)
-        if best is not None:
-            return best
-    return newest_verified(run)
-
-
-def _verifies(path: Path) -> bool:
-    if not is_plain_file(path):
-        return False
-    try:
-        inspect_checkpoint(path)
-    except CheckpointError:
-        return False
-    return True
+    best = best_checkpoint(run) if prefer == "best" else None
+    return best or newest_verified(run)

@@ -5,14 +5,9 @@ Nothing is deleted: what lies after the step goes to ``set-aside-<number>/`` in 
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from infinito.checkpoint.atomic import (
     atomic_writer,
@@ -20,6 +15,7 @@ from infinito.checkpoint.atomic import (
     copy_atomic,
     fsync_directory,
     link_or_copy,
+    make_numbered,
 )
 from infinito.checkpoint.discover import (
     BEST_FILE,
@@ -28,10 +24,11 @@ from infinito.checkpoint.discover import (
     find_steps,
     is_plain_file,
     step_name,
+    step_of,
 )
 from infinito.checkpoint.manifest import ManifestEntry, entry_of, read_manifest, write_manifest
+from infinito.checkpoint.record import json_object
 from infinito.checkpoint.verify import inspect_checkpoint
-from infinito.errors import CheckpointError
 from infinito.runtime.paths import shown
 
 
@@ -129,35 +126,15 @@ def _copy_checkpoint(source: Path, run: Path, step: int, link: str) -> dict[str,
     return {target.name: entry_of(target)}
 
 
-def step_of(path: Path) -> int | None:
-    """The step that a checkpoint holds; None where it is absent, a link or damaged."""
-    if not is_plain_file(path):
-        return None
-    try:
-        step: int = inspect_checkpoint(path)["step"]
-    except CheckpointError:
-        return None
-    return step
-
-
 def _is_later(path: Path, step: int) -> bool:
     """Whether a link names a later step. A damaged one is put aside too: it could be any step."""
-    if not is_plain_file(path):
-        return False
     at = step_of(path)
-    return at is None or at > step
+    return at > step if at is not None else is_plain_file(path)
 
 
 def _aside_directory(run: Path, aside: SetAside) -> Path:
-    number = 1
-    while aside.directory is None:
-        candidate = run / f"set-aside-{number}"
-        try:
-            candidate.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            aside.directory = candidate
+    if aside.directory is None:
+        aside.directory = make_numbered(run, "set-aside")
     return aside.directory
 
 
@@ -166,48 +143,26 @@ def _lines(metrics: Path, step: int) -> Iterator[tuple[bytes, bool]]:
     is_later = False
     with metrics.open("rb") as file:
         for line in file:
-            at = _line_step(line)
-            if at is not None:
+            record = json_object(line)
+            at = record and record.get("step")
+            if type(at) is int:  # a line without a step (a note) goes with the one before it
                 is_later = at > step
-            # A line without a step (a note) goes with the one before it.
-            yield line, is_later or not line.endswith(b"\n") or not _is_json(line)
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _line_step(line: bytes) -> int | None:
-    step = json.loads(line).get("step") if _is_json(line) else None
-    return step if type(step) is int else None
+            yield line, is_later or record is None or not line.endswith(b"\n")
 
 
 def _cut_metrics(run: Path, step: int, aside: SetAside) -> None:
     metrics = run / METRICS_FILE
     if not is_plain_file(metrics):
         return
-    with tempfile.TemporaryFile() as later:
-        aside.metric_lines = _copy_later(metrics, step, later)
-        if not aside.metric_lines:
-            return
-        try:
-            directory = _aside_directory(run, aside)
-        except OSError as error:
-            raise cannot_write(run, error) from error
-        with atomic_writer(directory / METRICS_FILE) as file:
-            shutil.copyfileobj(later, file)
+    later = [line for line, is_later in _lines(metrics, step) if is_later]
+    if not later:
+        return
+    aside.metric_lines = len(later)
+    try:
+        directory = _aside_directory(run, aside)
+    except OSError as error:
+        raise cannot_write(run, error) from error
+    with atomic_writer(directory / METRICS_FILE) as file:
+        file.writelines(later)
     with atomic_writer(metrics, metrics.stat().st_size) as file:
         file.writelines(line for line, is_later in _lines(metrics, step) if not is_later)
-
-
-def _copy_later(metrics: Path, step: int, target: IO[bytes]) -> int:
-    count = 0
-    for line, is_later in _lines(metrics, step):
-        if is_later:
-            target.write(line)
-            count += 1
-    target.seek(0, os.SEEK_SET)
-    return count

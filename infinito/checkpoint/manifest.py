@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from infinito.checkpoint.atomic import write_text_atomic
+from infinito.checkpoint.record import read_object
 from infinito.checkpoint.verify import sha256_of
 
 MANIFEST_FILE = "MANIFEST.json"
@@ -32,16 +33,13 @@ def read_manifest(run: Path) -> dict[str, ManifestEntry]:
     That is safe because each checkpoint also verifies by itself: the manifest adds a second
     check, it does not vouch for anything.
     """
-    path = run / MANIFEST_FILE
-    if path.is_symlink() or not path.is_file() or path.stat().st_size > _MAX_BYTES:
-        return {}
+    manifest = read_object(run / MANIFEST_FILE, _MAX_BYTES) or {}
     try:
-        files = json.loads(path.read_bytes())["files"]
         return {
             str(name): ManifestEntry(str(entry["sha256"]), int(entry["size"]))
-            for name, entry in files.items()
+            for name, entry in manifest["files"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return {}
 
 

@@ -52,14 +52,23 @@ def record_text(run: Path, arguments: Sequence[str], facts: Mapping[str, Any]) -
 
 def read_record(run: Path) -> dict[str, Any]:
     """What run.json says; empty where it is absent or damaged."""
-    path = run / RECORD_FILE
-    if path.is_symlink() or not path.is_file() or path.stat().st_size > _MAX_BYTES:
-        return {}
+    return read_object(run / RECORD_FILE, _MAX_BYTES) or {}
+
+
+def read_object(path: Path, most_bytes: int) -> dict[str, Any] | None:
+    """The JSON object that a file holds; None for links, larger files and anything else."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > most_bytes:
+        return None
+    return json_object(path.read_bytes())
+
+
+def json_object(text: bytes) -> dict[str, Any] | None:
+    """The JSON object that ``text`` is, or None."""
     try:
-        record = json.loads(path.read_bytes())
+        value = json.loads(text)
     except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def start_time(run: Path) -> float:

@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from infinito.checkpoint import history
@@ -24,6 +23,7 @@ from infinito.checkpoint.atomic import (
     format_size,
     fsync_directory,
     link_or_copy,
+    make_numbered,
     require_space,
     write_text_atomic,
 )
@@ -33,7 +33,6 @@ from infinito.checkpoint.discover import (
     LAST_FILE,
     METRICS_FILE,
     RUNS_DIRECTORY,
-    best_checkpoint,
     ended_without_checkpoint,
     find_steps,
     has_checkpoint,
@@ -42,6 +41,7 @@ from infinito.checkpoint.discover import (
     newest_verified,
     resolve_checkpoint,
     step_name,
+    step_of,
     verify_step,
 )
 from infinito.checkpoint.lock import LOCK_FILE, RunLock
@@ -62,7 +62,7 @@ __all__ = ["RunDirectory", "resolve_checkpoint"]
 _OWN_FILES = (LAST_FILE, BEST_FILE, MANIFEST_FILE, METRICS_FILE, CONFIG_FILE, RECORD_FILE)
 
 
-class RunDirectory:
+class RunDirectory(contextlib.AbstractContextManager["RunDirectory"]):
     """A locked run directory. Use ``create`` or ``open_existing``; a context manager closes it."""
 
     def __init__(self, path: Path, lock: RunLock, keep_last: int) -> None:
@@ -89,8 +89,8 @@ class RunDirectory:
         wanted = root if path is None else Path(path)
         missing = _missing(wanted)
         try:
-            made = _make_numbered(root, name) if path is None else wanted
-            made.mkdir(parents=True, exist_ok=True)
+            wanted.mkdir(parents=True, exist_ok=True)
+            made = make_numbered(root, name) if path is None else wanted
         except OSError as error:
             raise _cannot_make(wanted, error) from error
         run = cls(made.absolute(), RunLock(made), keep_last)
@@ -115,16 +115,7 @@ class RunDirectory:
         run._best_step = run._find_best_step()
         return run
 
-    def __enter__(self) -> RunDirectory:
-        """Nothing more to do: the lock is held since construction."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the directory."""
         self.close()
 
@@ -210,10 +201,6 @@ class RunDirectory:
         """The checkpoint of the highest step that verifies; those passed over are announced."""
         return newest_verified(self.path) if self.path.is_dir() else None
 
-    def best(self) -> Path | None:
-        """best.pt, None while there is none, CheckpointError where it is damaged."""
-        return best_checkpoint(self.path)
-
     def rewind(self, step: int) -> history.SetAside:
         """Set aside all that is later than ``step``; the caller announces what is returned."""
         aside = history.rewind(self.path, step)
@@ -290,7 +277,7 @@ class RunDirectory:
         for step, path in self.steps().items():
             if os.path.samefile(best, path):
                 return step
-        return history.step_of(best)
+        return step_of(best)
 
     def _own_metrics(self) -> None:
         """The log alone is written in place: let no file elsewhere be written with it."""
@@ -339,23 +326,3 @@ def _cannot_make(path: Path, error: OSError) -> ResourceError:
 def _missing(path: Path) -> list[Path]:
     """``path`` and those of its parents that do not exist yet, innermost first."""
     return [at for at in (path, *path.parents) if not os.path.exists(at)]
-
-
-def _make_numbered(root: Path, name: str) -> Path:
-    """Make ``root/<name>-<number>`` with the next free number; mkdir decides between racers."""
-    root.mkdir(parents=True, exist_ok=True)
-    prefix = f"{name}-"
-    numbers = [
-        int(path.name.removeprefix(prefix))
-        for path in root.iterdir()
-        if path.name.startswith(prefix) and path.name.removeprefix(prefix).isdecimal()
-    ]
-    number = max(numbers, default=0) + 1
-    while True:
-        path = root / f"{prefix}{number}"
-        try:
-            path.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from infinito.checkpoint.discover import (
 )
 from infinito.checkpoint.lock import is_locked
 from infinito.checkpoint.manifest import ManifestEntry, read_manifest
-from infinito.checkpoint.record import read_record
+from infinito.checkpoint.record import json_object, read_record
 from infinito.checkpoint.verify import inspect_checkpoint
 from infinito.config.loading import config_from_plain
 from infinito.errors import CheckpointError
@@ -60,7 +59,7 @@ class _Survey:
         try:
             content = verify_step(path, step, entry)
         except CheckpointError as error:
-            self.rows.append(_damaged(path, step, error))
+            self.rows.append(_row(path, step, "damaged", reason=error.message))
         else:
             self._add_whole(path, content)
 
@@ -74,7 +73,8 @@ class _Survey:
         try:
             content = inspect_checkpoint(link)
         except CheckpointError as error:
-            self.rows.append(_damaged(link, None, error) | {mark: True})
+            known = {"reason": error.message, mark: True}
+            self.rows.append(_row(link, None, "damaged", **known))
             return
         for row in self.rows:
             if row["step"] == content["step"]:  # a copy, where the file system has no links
@@ -118,19 +118,15 @@ def _whole(path: Path, content: dict[str, Any], losses: dict[int, float]) -> dic
     evaluations = content["evaluations"]
     perplexity = evaluations[-1].get("valid_word_perplexity") if evaluations else None
     logged = [at for at in losses if at <= step]
-    return _row(path, step) | {
-        "epoch": float(content["epoch"]),
-        "loss": losses[max(logged)] if logged else None,
-        "valid_word_perplexity": _finite(perplexity),
-        "status": "ok",
-    }
+    return _row(
+        path, step, "ok",
+        epoch=float(content["epoch"]),
+        loss=losses[max(logged)] if logged else None,
+        valid_word_perplexity=_finite(perplexity),
+    )  # fmt: skip
 
 
-def _damaged(path: Path, step: int | None, error: CheckpointError) -> dict[str, Any]:
-    return _row(path, step) | {"status": "damaged", "reason": error.message}
-
-
-def _row(path: Path, step: int | None) -> dict[str, Any]:
+def _row(path: Path, step: int | None, status: str, **known: Any) -> dict[str, Any]:
     return {
         "file": path.name,
         "step": step,
@@ -140,8 +136,9 @@ def _row(path: Path, step: int | None) -> dict[str, Any]:
         "bytes": path.stat().st_size,
         "best": False,
         "last": False,
-        "status": "",
+        "status": status,
         "reason": None,
+        **known,
     }
 
 
@@ -152,14 +149,10 @@ def _training_losses(metrics: Path) -> dict[int, float]:
         return losses
     with metrics.open("rb") as file:
         for line in file:
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(record, dict) and type(record.get("step")) is int:
-                loss = _finite(record.get("loss"))
-                if loss is not None:
-                    losses[record["step"]] = loss
+            record = json_object(line) or {}
+            loss = _finite(record.get("loss"))
+            if type(record.get("step")) is int and loss is not None:
+                losses[record["step"]] = loss
     return losses
 
 

@@ -12,7 +12,6 @@ from typing import Any, BinaryIO
 
 from infinito.checkpoint.archive import (
     BYTE_ORDER,
-    CHUNK_BYTES,
     PICKLE,
     STORAGES,
     DamagedError,
@@ -71,11 +70,8 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check(file: BinaryIO) -> VerifiedFile:

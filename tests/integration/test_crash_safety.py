@@ -114,7 +114,7 @@ def test_a_disk_that_refuses_a_save(
     before = result_files(place.trained())
 
     def break_down() -> None:
-        targets = {"open": (atomic, "_open_new"), "sync": (os, "fsync"), "rename": (os, "replace")}
+        targets = {"open": (atomic, "_new_file"), "sync": (os, "fsync"), "rename": (os, "replace")}
         monkeypatch.setattr(*targets[stage], refusing(number))
 
     with monkeypatch.context():

@@ -397,7 +397,7 @@ def test_history_goes_along_to_another_directory(run: RunDirectory, tmp_path: Pa
         new.adopt(run.path / "step-000004.pt", run.path)
         assert list(new.steps()) == [2, 4]
         assert new.newest_verified() == new.path / "step-000004.pt"
-        assert new.best() is not None
+        assert resolve_checkpoint(str(new.path), "best") == new.path / "best.pt"
         assert read_checkpoint(new.path / "best.pt")["step"] == 2
         assert len((new.path / "metrics.jsonl").read_text().splitlines()) == 4
         assert set(read_manifest(new.path)) == {"step-000002.pt", "step-000004.pt"}
