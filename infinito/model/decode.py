@@ -22,10 +22,12 @@ from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.language_model import LanguageModel
 from infinito.model.layers import Embedding, FeedForward, Linear, RMSNorm
 from infinito.model.legacy import DoubleBlock
+from infinito.model.packed import PackedLinear, StoredMatrix
 from infinito.model.transformer import Transformer
 
-_VERSION = 2
+_VERSION = 3
 _LIBRARY = Path(__file__).parent / "libdecode.so"
+_STORED: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.int8)
 _ACTIVATIONS = ("relu2", "gelu", "swiglu")
 _MOST_NETWORKS = 4
 
@@ -33,7 +35,11 @@ _MOST_NETWORKS = 4
 class _Matrix(ctypes.Structure):
     """Mirror of ``Matrix`` in csrc/decode.h, as the next four are of theirs."""
 
-    _fields_ = [("data", ctypes.c_void_p), ("bias", ctypes.c_void_p)]
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("data", "scales", "bias")),
+        *((name, ctypes.c_int64) for name in ("group", "groups")),
+        ("stored", ctypes.c_int32),
+    ]
 
 
 class _Norm(ctypes.Structure):
@@ -141,7 +147,7 @@ class _Reader:
             head=self._matrix(model.head or model.embedding),
             embedding_norm=self._norm(model.embedding_norm),
             final_norm=self._norm(model.final_norm),
-            positions=None if model.positions is None else self._matrix(model.positions).data,
+            positions=None if model.positions is None else self._numbers(model.positions.matrix()),
             slopes=self._numbers(first.slopes),
             n_layers=config.n_layers,
             networks=len(blocks[0].branches()),
@@ -156,6 +162,7 @@ class _Reader:
             kind=KINDS.index(options.kind),
             activation=_ACTIVATIONS.index(config.activation),
         )
+        self.kept += [] if model.positions is None else model.positions.parameters()
         read = set(map(id, self.kept))
         for name, parameter in model.named_parameters():
             if id(parameter) not in read:
@@ -177,12 +184,23 @@ class _Reader:
         if type(network) is not FeedForward:
             raise _UnknownPartError(f"it does not know a {type(network).__name__}")
         matrices = map(self._matrix, (network.up, network.gate, network.down))
-        return _Network(self._norm(norm), *matrices, len(network.up.matrix()))
+        return _Network(self._norm(norm), *matrices, network.hidden)
 
-    def _matrix(self, part: Linear | Embedding | None) -> _Matrix:
+    def _matrix(self, part: Linear | Embedding | PackedLinear | None) -> _Matrix:
         if part is None:
             return _Matrix()
-        return _Matrix(self._numbers(part.matrix()), self._numbers(getattr(part, "bias", None)))
+        if isinstance(part, PackedLinear):
+            stored, dtypes = part.stored(), _STORED
+        else:
+            stored, dtypes = StoredMatrix(part.matrix()), _STORED[:1]
+        return _Matrix(
+            self._numbers(stored.values, dtypes),
+            self._numbers(stored.scales),
+            self._numbers(getattr(part, "bias", None)),
+            stored.group,
+            0 if stored.scales is None else stored.scales.shape[1],
+            _STORED.index(stored.values.dtype),
+        )
 
     def _norm(self, part: nn.Module) -> _Norm:
         if isinstance(part, nn.Identity):
@@ -192,11 +210,13 @@ class _Reader:
         shift = self._numbers(getattr(part, "bias", None))
         return _Norm(self._numbers(part.weight), shift, part.eps)
 
-    def _numbers(self, numbers: Tensor | None) -> int | None:
+    def _numbers(
+        self, numbers: Tensor | None, dtypes: Sequence[torch.dtype] = _STORED[:1]
+    ) -> int | None:
         """Where they lie, or None if there are none."""
         if numbers is None:
             return None
-        if numbers.dtype != torch.float32 or numbers.device.type != "cpu":
+        if numbers.dtype not in dtypes or numbers.device.type != "cpu":
             raise _UnknownPartError(f"its numbers are {numbers.dtype} on {numbers.device}")
         if not numbers.is_contiguous():
             raise _UnknownPartError("its numbers do not lie row by row")

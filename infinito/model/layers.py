@@ -159,7 +159,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig, hidden: int, bias: bool = False) -> None:
         super().__init__()
-        width, self.activation = config.d_model, config.activation
+        width, self.activation, self.hidden = config.d_model, config.activation, hidden
         self.up = Linear(width, hidden, bias=bias)
         self.gate = Linear(width, hidden, bias=bias) if self.activation == "swiglu" else None
         self.down = Linear(hidden, width, bias=bias, depth=2 * config.n_layers)

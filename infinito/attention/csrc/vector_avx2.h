@@ -24,6 +24,11 @@ INLINE float vector_reduce_max(vf x) {
     return largest;
 }
 
+/* LANES numbers of int8, anywhere. */
+INLINE vf vector_from_bytes(const int8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
 INLINE vf vector_exp2(vf x) { return vector_exp2_portable(x); }
 INLINE vf vector_sign(vf x) { return vector_sign_portable(x); }
 INLINE vf vector_rsqrt(vf x) { return vector_splat(1.0f) / _mm256_sqrt_ps(x); }

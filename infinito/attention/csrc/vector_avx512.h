@@ -18,6 +18,11 @@ INLINE vf vector_splat(float x) { return _mm512_set1_ps(x); }
 
 INLINE float vector_reduce_max(vf x) { return _mm512_reduce_max_ps(x); }
 
+/* LANES numbers of int8, anywhere. */
+INLINE vf vector_from_bytes(const int8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
 INLINE vf vector_exp2(vf x) {
     x = vector_max(vector_splat(-160.0f), x);
     vf whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

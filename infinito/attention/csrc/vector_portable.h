@@ -22,6 +22,11 @@ INLINE float vector_reduce_max(vf x) {
     return largest;
 }
 
+/* LANES numbers of int8, anywhere. */
+INLINE vf vector_from_bytes(const int8_t *p) {
+    return (vf){(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
+}
+
 INLINE vf vector_exp2(vf x) { return vector_exp2_portable(x); }
 INLINE vf vector_sign(vf x) { return vector_sign_portable(x); }
 INLINE vf vector_rsqrt(vf x) {

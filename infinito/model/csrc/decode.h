@@ -1,21 +1,28 @@
 /* The structures that Python fills for a decode step. Legend of shapes: B batch, L layers, N
  * feed-forward networks a layer, C model width, H query heads, K key/value heads (H is a multiple
- * of K), D head width, F hidden width of a network, V vocabulary. All numbers are float32.
+ * of K), D head width, F hidden width of a network, V vocabulary. Numbers are float32, but for the
+ * matrices: those may be stored in less, and are multiplied by in float32 all the same.
  * Python mirrors this layout in decode.py; DECODE_VERSION guards against a stale library. */
 #ifndef INFINITO_DECODE_H
 #define INFINITO_DECODE_H
 
 #include <stdint.h>
 
-#define DECODE_VERSION 2
+#define DECODE_VERSION 3
 #define MOST_NETWORKS 4
 
 enum { ACTIVATION_RELU2 = 0, ACTIVATION_GELU = 1, ACTIVATION_SWIGLU = 2 };
 
-/* A linear map: (out, in), row by row, and what is added to each result. */
+enum { STORED_FLOAT32 = 0, STORED_BFLOAT16 = 1, STORED_INT8 = 2 };
+
+/* A linear map, row by row, and what is added to each result. Element (r, i) of int8 stands for
+ * data[r][i] * scales[r][i / group]; the last group of a row may be short. */
 typedef struct {
-    const float *data;                       /* (out, in), or null: there is no such map */
+    const void *data;                        /* (out, in), or null: there is no such map */
+    const float *scales;                     /* (out, groups) of int8, else null */
     const float *bias;                       /* (out,), or null */
+    int64_t group, groups;                   /* group: a multiple of 16, or `in` */
+    int32_t stored;
 } Matrix;
 
 /* RMSNorm; LayerNorm where there is a bias; nothing where there is no gain. */

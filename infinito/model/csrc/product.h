@@ -14,13 +14,29 @@ INLINE int64_t round_up(int64_t x, int64_t multiple) {
 INLINE int64_t smaller(int64_t x, int64_t y) { return x < y ? x : y; }
 INLINE int64_t larger(int64_t x, int64_t y) { return x > y ? x : y; }
 
+typedef uint16_t unaligned_halves __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
+
 INLINE vf load_any(const float *p) { return *(const unaligned_vf *)p; }
 
-/* The first n < LANES numbers, then zeros; reads nothing behind them. */
-INLINE vf load_part(const float *p, int64_t n) {
-    float lanes[LANES] __attribute__((aligned(64))) = {0};
-    memcpy(lanes, p, n * sizeof(float));
-    return vector_load(lanes);
+/* How a tile finds its weights: as they are stored, and int8 with its scales or without. */
+enum { SCALED_INT8 = STORED_INT8 + 1 };
+
+INLINE int64_t bytes_of(const int stored) {
+    return stored == STORED_FLOAT32 ? 4 : stored == STORED_BFLOAT16 ? 2 : 1;
+}
+
+INLINE vf load_weights(const int stored, const void *p) {
+    if (stored == STORED_FLOAT32) return load_any(p);
+    if (stored == STORED_BFLOAT16)
+        return (vf)(__builtin_convertvector(*(const unaligned_halves *)p, vu) << 16);
+    return vector_from_bytes(p);
+}
+
+/* The first n < LANES weights, then zeros; reads nothing behind them. */
+INLINE vf load_part(const int stored, const void *p, int64_t n) {
+    float lanes[LANES] = {0};
+    memcpy(lanes, p, n * bytes_of(stored));
+    return load_weights(stored, lanes);
 }
 
 /* Sum of the lanes, by quads: shorter than adding them in turn, and rounded less. */
@@ -63,63 +79,116 @@ INLINE void add_vectors(const int kind, const int rows, const int columns, const
     }
 }
 
+/* The matrix from row r on. */
+INLINE Matrix rows_from(const int stored, Matrix matrix, int64_t r, int64_t width) {
+    matrix.data = (const char *)matrix.data + r * width * bytes_of(stored);
+    if (stored >= STORED_INT8) matrix.scales += r * matrix.groups;
+    if (matrix.bias) matrix.bias += r;
+    return matrix;
+}
+
+/* The first n <= LANES weights of `rows` rows, then zeros. */
+INLINE void load_rows(const int stored, const int rows, const char *place, int64_t width, int64_t n,
+                      const vf *scale, vf *row) {
+    UNROLL for (int r = 0; r < rows; r++, place += width * bytes_of(stored)) {
+        row[r] = n == LANES ? load_weights(stored, place) : load_part(stored, place, n);
+        if (stored == SCALED_INT8) row[r] *= scale[r];
+    }
+}
+
 /* `rows` rows of a (., width) matrix against `columns` columns; column c is the row
  * x + c * stride, aligned and padded with zeros to whole vectors. */
-INLINE void tile(const int kind, const int rows, const int columns, Matrix matrix, int64_t width,
-                 const float *x, int64_t stride, Target target) {
-    vf total[ROW_TILE][4], squares[ROW_TILE];
+INLINE void tile(const int kind, const int stored, const int rows, const int columns,
+                 Matrix matrix, int64_t width, const float *x, int64_t stride, Target target) {
+    vf total[ROW_TILE][4], squares[ROW_TILE], row[ROW_TILE], scale[ROW_TILE];
+    const char *data = matrix.data;
     UNROLL for (int r = 0; r < rows; r++) {
         squares[r] = vector_splat(0.0f);
         UNROLL for (int c = 0; c < columns; c++) total[r][c] = vector_splat(0.0f);
     }
-    vf row[ROW_TILE];
-    int64_t i = 0;
-    for (; i + LANES <= width; i += LANES) {
-        UNROLL for (int r = 0; r < rows; r++) row[r] = load_any(matrix.data + r * width + i);
-        add_vectors(kind, rows, columns, row, x + i, stride, total, squares);
-    }
-    if (i < width) {
-        UNROLL for (int r = 0; r < rows; r++)
-            row[r] = load_part(matrix.data + r * width + i, width - i);
-        add_vectors(kind, rows, columns, row, x + i, stride, total, squares);
+    int64_t group = stored == SCALED_INT8 ? matrix.group : width, i = 0;
+    for (int64_t g = 0; i < width; g++) {
+        int64_t end = smaller(i + group, width);
+        if (stored == SCALED_INT8)
+            UNROLL for (int r = 0; r < rows; r++)
+                scale[r] = vector_splat(matrix.scales[r * matrix.groups + g]);
+        for (; i + LANES <= end; i += LANES) {
+            load_rows(stored, rows, data + i * bytes_of(stored), width, LANES, scale, row);
+            add_vectors(kind, rows, columns, row, x + i, stride, total, squares);
+        }
+        if (i < end) {
+            load_rows(stored, rows, data + i * bytes_of(stored), width, end - i, scale, row);
+            add_vectors(kind, rows, columns, row, x + i, stride, total, squares);
+            i = end;
+        }
     }
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int c = 0; c < columns; c++) {
             float *out = target.data + c * target.stride + r, sum = sum_lanes(total[r][c]);
             if (kind == KIND_COSINE) sum *= inverse_norm(sum_lanes(squares[r]));
+            if (stored == STORED_INT8) sum *= matrix.scales[r];
             if (matrix.bias) sum += matrix.bias[r];
             *out = target.add ? *out + sum : sum;
         }
 }
 
-/* The matrix from row r on. */
-INLINE Matrix rows_from(Matrix matrix, int64_t r, int64_t width) {
-    return (Matrix){matrix.data + r * width, matrix.bias ? matrix.bias + r : NULL};
-}
-
-INLINE void product_rows(const int rows, Matrix matrix, int64_t width, const float *x,
+/* ROW_TILE rows times all columns. */
+INLINE void product_rows(const int stored, Matrix matrix, int64_t width, const float *x,
                          int64_t stride, int64_t columns, Target target) {
     for (; columns >= COLUMN_TILE; columns -= COLUMN_TILE) {
-        tile(KIND_DOT, rows, COLUMN_TILE, matrix, width, x, stride, target);
+        tile(KIND_DOT, stored, ROW_TILE, COLUMN_TILE, matrix, width, x, stride, target);
         x += COLUMN_TILE * stride;
         target.data += COLUMN_TILE * target.stride;
     }
     switch (columns) {
-    case 3: tile(KIND_DOT, rows, 3, matrix, width, x, stride, target); break;
-    case 2: tile(KIND_DOT, rows, 2, matrix, width, x, stride, target); break;
-    case 1: tile(KIND_DOT, rows, 1, matrix, width, x, stride, target); break;
+    case 3: tile(KIND_DOT, stored, ROW_TILE, 3, matrix, width, x, stride, target); break;
+    case 2: tile(KIND_DOT, stored, ROW_TILE, 2, matrix, width, x, stride, target); break;
+    case 1: tile(KIND_DOT, stored, ROW_TILE, 1, matrix, width, x, stride, target); break;
+    }
+}
+
+INLINE void product_of(const int stored, Matrix matrix, int64_t first, int64_t rows, int64_t width,
+                       const float *x, int64_t stride, int64_t columns, Target target) {
+    matrix = rows_from(stored, matrix, first, width);
+    for (; rows >= ROW_TILE; rows -= ROW_TILE, target.data += ROW_TILE) {
+        product_rows(stored, matrix, width, x, stride, columns, target);
+        matrix = rows_from(stored, matrix, ROW_TILE, width);
+    }
+    for (; rows > 0; rows--, target.data++) {
+        Target one = target;
+        for (int64_t c = 0; c < columns; c++, one.data += one.stride)
+            tile(KIND_DOT, stored, 1, 1, matrix, width, x + c * stride, stride, one);
+        matrix = rows_from(stored, matrix, 1, width);
     }
 }
 
 /* Rows `first` to `first + rows` of a matrix times all columns. */
+__attribute__((noclone, noinline))
 static void product(Matrix matrix, int64_t first, int64_t rows, int64_t width, const float *x,
                     int64_t stride, int64_t columns, Target target) {
-    matrix = rows_from(matrix, first, width);
-    int64_t r = 0;
-    for (; r + ROW_TILE <= rows; r += ROW_TILE, target.data += ROW_TILE)
-        product_rows(ROW_TILE, rows_from(matrix, r, width), width, x, stride, columns, target);
-    for (; r < rows; r++, target.data++)
-        product_rows(1, rows_from(matrix, r, width), width, x, stride, columns, target);
+    int stored = matrix.stored == STORED_INT8 && matrix.group < width ? SCALED_INT8 : matrix.stored;
+    switch (stored) {
+#define CASE(STORED) \
+    case STORED: \
+        product_of(STORED, matrix, first, rows, width, x, stride, columns, target); \
+        break;
+        CASE(STORED_FLOAT32) CASE(STORED_BFLOAT16) CASE(STORED_INT8) CASE(SCALED_INT8)
+#undef CASE
+    }
+}
+
+/* One row of a matrix as float32. */
+static void read_row(Matrix matrix, int64_t r, int64_t width, float *out) {
+    for (int64_t i = 0; i < width; i++) {
+        int64_t place = r * width + i;
+        if (matrix.stored == STORED_INT8)
+            out[i] = (float)((const int8_t *)matrix.data)[place] *
+                     matrix.scales[r * matrix.groups + i / matrix.group];
+        else if (matrix.stored == STORED_BFLOAT16) {
+            uint32_t bits = (uint32_t)((const uint16_t *)matrix.data)[place] << 16;
+            memcpy(out + i, &bits, sizeof bits);
+        } else out[i] = ((const float *)matrix.data)[place];
+    }
 }
 
 /* scores[i] of keys[i] (n, width) against a query: the product with it (of the unit vector of the
@@ -128,10 +197,10 @@ INLINE void score_keys(const int kind, const float *keys, int64_t n, int64_t wid
                        const float *query, float *scores) {
     int64_t i = 0;
     for (; i + ROW_TILE <= n; i += ROW_TILE)
-        tile(kind, ROW_TILE, 1, (Matrix){keys + i * width, NULL}, width, query, 0,
-             (Target){scores + i, 0, 0});
+        tile(kind, STORED_FLOAT32, ROW_TILE, 1, (Matrix){.data = keys + i * width}, width, query,
+             0, (Target){scores + i, 0, 0});
     for (; i < n; i++)
-        tile(kind, 1, 1, (Matrix){keys + i * width, NULL}, width, query, 0,
+        tile(kind, STORED_FLOAT32, 1, 1, (Matrix){.data = keys + i * width}, width, query, 0,
              (Target){scores + i, 0, 0});
 }
 

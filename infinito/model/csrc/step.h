@@ -50,7 +50,7 @@ static void embed(const Step *s) {
     const Decode *a = s->a;
     for (int64_t b = 0; b < a->batch; b++) {
         float *x = s->x + b * s->width_stride;
-        memcpy(x, a->embedding.data + a->tokens[b] * a->width, a->width * sizeof(float));
+        read_row(a->embedding, a->tokens[b], a->width, x);
         if (a->positions)
             for (int64_t i = 0; i < a->width; i++) x[i] += a->positions[a->length * a->width + i];
         normalise(&a->embedding_norm, x, a->width, x);

@@ -1,0 +1,156 @@
+"""Weights stored in bfloat16 or int8: what they stand for, and the step that reads them."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from infinito.config.schema import TokenizerConfig
+from infinito.generate import context
+from infinito.generate.engine import generate
+from infinito.generate.sampling_config import SamplingConfig
+from infinito.model import decode
+from infinito.model.packed import StoredMatrix, pack, to_bfloat16, to_int8
+from infinito.tokenizer.tokenizer import train_tokenizer
+from tests.decode_support import POSITIONS, PROMPT, SHAPES, build, prompted, said_by
+
+missing = decode.why_missing()
+needs_step = pytest.mark.skipif(missing is not None, reason=str(missing))
+ISAS = decode.available_isas() if missing is None else ()
+STORES: dict[str, Callable[[Tensor], StoredMatrix]] = {
+    "bfloat16": to_bfloat16,
+    "int8": to_int8,
+    "int8 by 16": lambda weight: to_int8(weight, 16),
+    "int8 by 48": lambda weight: to_int8(weight, 48),
+}
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients() -> Any:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.mark.parametrize(("width", "group"), [(37, None), (37, 16), (64, 32), (100, 64), (8, 64)])
+def test_int8_by_its_definition(width: int, group: int | None) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(3, width) * torch.tensor([[1.0], [0.0], [100.0]])
+    stored = to_int8(weight, group)
+    floats = stored.as_float()
+    assert stored.scales is not None
+    for row in range(3):
+        for column in range(width):
+            scale = float(stored.scales[row, column // (group or width)])
+            value = int(stored.values[row, column])
+            assert -127 <= value <= 127
+            assert float(floats[row, column]) == pytest.approx(value * scale, rel=1e-6)
+            assert abs(float(weight[row, column]) - value * scale) <= 0.5001 * scale
+    assert int(stored.values.abs().max()) == 127
+    assert not floats[1].any()
+
+
+def test_a_weight_that_is_no_number_stays_none() -> None:
+    weight = torch.ones(2, 40)
+    weight[1, 20] = torch.nan
+    assert to_int8(weight, 16).as_float()[1, 16:32].isnan().all()
+    assert to_int8(weight, 16).as_float()[0].isfinite().all()
+
+
+def packed_pair(store: Callable[[Tensor], StoredMatrix], **shape: Any) -> tuple[Any, Any]:
+    """A model with packed matrices, and a float32 one of the numbers that those stand for."""
+    packed, twin = build(**shape), build(**shape)
+    for model in (packed, twin):
+        model.blocks[0].feed_forward.up.weight[1] = 0
+    standing_for = {}
+
+    def keep(name: str, weight: Tensor) -> StoredMatrix:
+        stored = store(weight)
+        standing_for[f"{name}.weight"] = stored.as_float()
+        return stored
+
+    pack(packed, keep)
+    for name, floats in standing_for.items():
+        twin.get_parameter(name).copy_(floats)
+    return packed, twin
+
+
+@needs_step
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("batch", [1, 6])
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("name", ["plain", "odd", "grouped", "untied", "learned", "l1", "double"])
+def test_the_step_on_packed_weights_equals_the_twin_in_float32(
+    name: str, store: str, batch: int, isa: str
+) -> None:
+    packed, twin = packed_pair(STORES[store], **SHAPES[name])
+    assert decode.objection(packed) is None
+    tokens = torch.randint(0, 300, (batch, PROMPT + 6))
+    plain, ours, slow = (prompted(model, tokens) for model in (twin, packed, packed))
+    step = decode.DecodeStep(packed, ours, isa)
+    for column in tokens[:, PROMPT:].unbind(1):
+        expected = said_by(twin, column, plain)
+        torch.testing.assert_close(step(column.tolist()), expected, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(said_by(packed, column, slow), expected, atol=1e-4, rtol=1e-5)
+    assert expected.std() > 0.05, "constant logits would prove nothing"
+
+
+def guarded(x: Tensor) -> Tensor:
+    """A copy of x whose last number lies at the end of readable memory."""
+    size, page = x.numel() * x.element_size(), mmap.PAGESIZE
+    length = -(-size // page) * page
+    memory = mmap.mmap(-1, length + page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + length), page, 0) == 0
+    copy = torch.frombuffer(memory, dtype=x.dtype, count=x.numel(), offset=length - size)
+    return copy.view(x.shape).copy_(x)
+
+
+@needs_step
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("store", ["float32", *STORES])
+@pytest.mark.parametrize("widths", [(30, 37), (44, 44), (64, 50)])
+def test_nothing_behind_a_matrix_is_read(widths: tuple[int, int], store: str, isa: str) -> None:
+    options = {"n_heads": 2, "d_ff": widths[1], "tie_embeddings": False, "position": "learned"}
+    model = build(d_model=widths[0], activation="swiglu", **options)
+
+    def at_the_end(name: str, weight: Tensor) -> StoredMatrix | None:
+        if store == "float32":
+            model.get_parameter(f"{name}.weight").data = guarded(weight)
+            return None
+        stored = STORES[store](weight)
+        return StoredMatrix(guarded(stored.values), stored.scales, stored.group)
+
+    pack(model, at_the_end)
+    step = decode.DecodeStep(model, model.new_cache(3, POSITIONS), isa)
+    assert step([1, 2, 299]).isfinite().all()
+
+
+@needs_step
+def test_some_matrices_may_stay_as_they_are() -> None:
+    packed, twin = build(**SHAPES["plain"]), build(**SHAPES["plain"])
+    pack(packed, lambda name, weight: to_int8(weight) if ".output" in name else None)
+    for block in twin.blocks:
+        weight = block.attention.output.weight
+        weight.copy_(to_int8(weight).as_float())
+    step = decode.DecodeStep(packed, packed.new_cache(1, POSITIONS))
+    expected = said_by(twin, torch.tensor([5]), twin.new_cache(1, POSITIONS))
+    torch.testing.assert_close(step([5]), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_a_packed_model_writes_the_same_with_and_without_the_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = train_tokenizer(TokenizerConfig(kind="byte"), [])
+    tokenizer.per_line_eos = True  # then no id ends a sample, and lengths are certain
+    model = build(257, **SHAPES["plain"])
+    pack(model, lambda _, weight: to_int8(weight))
+    config = SamplingConfig(max_new_tokens=12, temperature=0)
+    fast = generate(model, tokenizer, [1, 2, 3], config)
+    monkeypatch.setattr(context, "objection", lambda model: "not today")
+    assert generate(model, tokenizer, [1, 2, 3], config) == fast
