@@ -24,7 +24,6 @@ from infinito.cli.subject import (
     load_subject,
     one_reference,
     open_split,
-    with_settings,
 )
 
 if TYPE_CHECKING:
@@ -71,9 +70,10 @@ def analyze(
 
     from infinito.analyze.attention_files import write_files
     from infinito.analyze.collect import analyze_attention, spread_windows
+    from infinito.config.loading import override_config
 
     loaded = load_subject(chosen, device)
-    config = with_settings(loaded.config, settings or [])
+    config = override_config(loaded.config, settings or [])
     store = open_split(loaded, config, split)
     windows = spread_windows(store.tokens, samples, loaded.model.max_positions)
     if len(windows) < samples:

@@ -14,7 +14,6 @@ from infinito.cli.subject import (
     check_data_settings,
     corpus_name,
     open_split,
-    with_settings,
 )
 
 if TYPE_CHECKING:
@@ -107,6 +106,7 @@ def _evaluate_one(
     settings: list[str],
     request: EvaluationOptions,
 ) -> Report:
+    from infinito.config.loading import override_config
     from infinito.data.prepare import tokenize_text
     from infinito.evaluate.evaluation import evaluate as run
     from infinito.load import load_model
@@ -117,7 +117,7 @@ def _evaluate_one(
         store = tokenize_text(text, loaded.tokenizer, field)
         return run(loaded, store, "text", text, request)
     chosen = split or DEFAULT_SPLIT
-    config = with_settings(loaded.config, settings)
+    config = override_config(loaded.config, settings)
     store = open_split(loaded, config, chosen, "name any text with --text FILE")
     is_wikitext = config.data.resolved_source == "wikitext-2"
     return run(loaded, store, chosen, corpus_name(config), request, is_wikitext)

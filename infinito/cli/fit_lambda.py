@@ -10,7 +10,7 @@ import typer
 
 from infinito.cli.options import CheckpointOption, Device, Json, Reference, Settings
 from infinito.cli.output import print_json, say, table
-from infinito.cli.subject import check_data_settings, one_reference, with_settings
+from infinito.cli.subject import check_data_settings, one_reference
 
 if TYPE_CHECKING:
     from infinito.train.lambdas import LambdaFit
@@ -45,6 +45,7 @@ def fit_lambda(
     chosen = one_reference(reference, checkpoint)
 
     from infinito.checkpoint.discover import resolve_checkpoint
+    from infinito.config.loading import override_config
     from infinito.data.prepare import prepare
     from infinito.load import open_checkpoint
     from infinito.train.lambdas import fit_lambda, lambda_trainer, save_fitted
@@ -53,7 +54,7 @@ def fit_lambda(
     target = output or path.parent / _FILE
     _require_absent(target)
     opened = open_checkpoint(path)
-    dataset = prepare(with_settings(opened.config, settings or []), tokenizer=opened.tokenizer)
+    dataset = prepare(override_config(opened.config, settings or []), tokenizer=opened.tokenizer)
     trainer = lambda_trainer(
         opened, dataset, device=device, epochs=epochs, max_steps=max_steps, learning_rate=lr
     )

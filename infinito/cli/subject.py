@@ -50,17 +50,6 @@ def check_data_settings(settings: list[str], command: str, remedy: str) -> None:
             )
 
 
-def with_settings(config: Config, settings: list[str]) -> Config:
-    """``config`` with ``--set`` applied; ConfigError names every problem."""
-    from infinito.config.explain import raise_problems
-    from infinito.config.loading import config_from_plain, to_plain
-    from infinito.config.overrides import parse_overrides
-
-    overrides = parse_overrides(settings, {})
-    raise_problems(overrides.problems, "the command line")
-    return config_from_plain(overrides.apply(to_plain(config)), "--set")
-
-
 def open_split(
     loaded: LoadedModel, config: Config, split: SplitName, other_way: str | None = None
 ) -> TokenStore:

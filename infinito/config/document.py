@@ -21,19 +21,16 @@ _HEADER = f"""\
 
 def json_schema() -> str:
     """The JSON Schema of a config, for editors that complete and check YAML."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_schema()}
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    schema = dialect | Config.model_json_schema()
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def init_document() -> str:
     """A commented config with every key at its default, on the embedded corpus."""
-    schema = _schema()
+    schema = Config.model_json_schema()
     lines = list(_section_lines(schema, schema["$defs"], indent=""))
     return _HEADER + "\n".join(lines) + "\n"
-
-
-def _schema() -> dict[str, Any]:
-    return Config.model_json_schema()
 
 
 def _section_lines(
@@ -44,35 +41,19 @@ def _section_lines(
         inner = _referenced(field, definitions)
         if inner is None:
             yield from _comment(f"{field['description']} {_limits(field)}".strip(), indent)
-            yield indent + _assignment(name, _starting_value(name, field))
+            # The corpus alone has no default, so that no run trains on one that nobody chose.
+            value = "python-docs" if name == "source" else field.get("default")
+            yield indent + dump_yaml({name: value}).rstrip("\n")
         else:
             yield from _comment(field["description"], indent)
             yield f"{indent}{name}:"
-            lines = list(_section_lines(inner, definitions, indent + "  "))
-            yield from lines[1:]
-
-
-def _starting_value(name: str, field: dict[str, Any]) -> object:
-    # The corpus alone has no default, so that no run trains on one that nobody chose.
-    return "python-docs" if name == "source" else field.get("default")
-
-
-def _assignment(name: str, value: object) -> str:
-    return dump_yaml({name: value}).rstrip("\n")
+            yield from list(_section_lines(inner, definitions, indent + "  "))[1:]
 
 
 def _comment(text: str, indent: str) -> Iterator[str]:
-    prefix = f"{indent}# "
-    return iter(
-        textwrap.wrap(
-            text,
-            _WIDTH,
-            initial_indent=prefix,
-            subsequent_indent=prefix,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    )
+    width = _WIDTH - len(indent) - 2
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return (f"{indent}# {line}" for line in lines)
 
 
 def _referenced(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any] | None:

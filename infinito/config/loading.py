@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ _PATH_KEYS: tuple[KeyPath, ...] = (
     ("output_dir",),
 )
 _SOURCE_KEYS = ("source", "path", "train_file", "dataset")
-_NO_FILE = Document({}, {}, ())
+_NO_FILE = Document({}, {}, [])
 
 
 def load_config(
@@ -44,14 +45,11 @@ def load_config(
     Raises:
         ConfigError: everything wrong with keys and values, in one message of one line each.
     """
-    document = _NO_FILE if path is None else read_document(Path(path))
-    given, values = _applied(document.values, overrides, extra or {})
-    where = str(path) if path is not None else "the command line"
+    given = _Given.of(path, overrides, extra)
+    values = given.put_into({})
     if path is None:
         _use_embedded_corpus(values)
-    place_of = _places(document, given, where)
-    problems = _duplicates(document, where) + given.problems + _resolve_paths(values, place_of)
-    return _validated(values, place_of, problems, where, ConfigError)
+    return given.validated(values, given.where)
 
 
 def override_config(
@@ -65,12 +63,8 @@ def override_config(
     Raises:
         ConfigError: everything wrong with the changes, in one message.
     """
-    document = _NO_FILE if path is None else read_document(Path(path))
-    given, values = _applied(_merged(to_plain(stored), document.values), overrides, extra or {})
-    where = str(path) if path is not None else "the command line"
-    place_of = _places(document, given, where)
-    problems = _duplicates(document, where) + given.problems + _resolve_paths(values, place_of)
-    return _validated(values, place_of, problems, "the changed settings", ConfigError)
+    given = _Given.of(path, overrides, extra)
+    return given.validated(given.put_into(to_plain(stored)), "the changed settings")
 
 
 def changed_output_dir(
@@ -79,23 +73,55 @@ def changed_output_dir(
     path: Path | None = None,
 ) -> Path | None:
     """The ``output_dir`` among the changes of ``override_config``; None where they name none."""
-    document = _NO_FILE if path is None else read_document(Path(path))
-    values = parse_overrides(overrides, extra or {}).apply(document.values)
-    _resolve_paths(values, lambda _: Place(""))
+    given = _Given.of(path, overrides, extra)
+    values = given.put_into({})
+    _resolve_paths(values, given.place_of)
     wanted = values.get("output_dir")
     return Path(wanted) if isinstance(wanted, str) else None
 
 
-def _applied(
-    base: Mapping[str, Any], overrides: Sequence[str], extra: Mapping[str, object]
-) -> tuple[Overrides, dict[str, Any]]:
-    """What was given, and ``base`` with it on top."""
-    given = parse_overrides(overrides, extra)
-    values = given.apply(base)
-    muon_too = ("training", "muon_learning_rate") in given.values
-    if extra.get("training.learning_rate") is not None and not muon_too:
-        _keep_ratio(base.get("training"), values["training"])
-    return given, values
+@dataclass(frozen=True)
+class _Given:
+    """What was given: a file, the settings on top of it, and what a message calls them."""
+
+    document: Document
+    flags: Mapping[str, object]
+    overrides: Overrides
+    where: str
+
+    @classmethod
+    def of(
+        cls, path: Path | str | None, settings: Sequence[str], extra: Mapping[str, object] | None
+    ) -> _Given:
+        document = _NO_FILE if path is None else read_document(Path(path))
+        where = "the command line" if path is None else str(path)
+        return cls(document, extra or {}, parse_overrides(settings, extra or {}), where)
+
+    def put_into(self, base: Mapping[str, Any]) -> dict[str, Any]:
+        """``base`` with the values of the file, then those of the settings."""
+        before = _merged(base, self.document.values)
+        values = self.overrides.apply(before)
+        muon_too = ("training", "muon_learning_rate") in self.overrides.values
+        if self.flags.get("training.learning_rate") is not None and not muon_too:
+            _keep_ratio(before.get("training"), values["training"])
+        return values
+
+    def validated(self, values: dict[str, Any], where: str) -> Config:
+        """The config of ``values``, their paths made absolute; every problem in one error."""
+        problems = self.document.problems + self.overrides.problems
+        problems += _resolve_paths(values, self.place_of)
+        return _validated(values, self.place_of, problems, where, ConfigError)
+
+    def place_of(self, path: KeyPath) -> Place:
+        """Where a key path was given: the setting, else its line or that of its nearest parent."""
+        places, lines = self.overrides.places, self.document.lines
+        if path in places:
+            return places[path]
+        for length in range(len(path), 0, -1):
+            if path[:length] in lines:
+                return Place(self.where, lines[path[:length]])
+        inside = [place for key, place in places.items() if key[: len(path)] == path]
+        return inside[-1] if inside and not lines else Place(self.where)
 
 
 def _keep_ratio(before: Any, training: Any) -> None:
@@ -107,18 +133,6 @@ def _keep_ratio(before: Any, training: Any) -> None:
     if all(isinstance(x, int | float) and 0 < x < math.inf for x in (rate, old, muon)):
         # Twelve digits: 0.06 and not 0.060000000000000005.
         training["muon_learning_rate"] = float(f"{muon * rate / old:.12g}")
-
-
-def _duplicates(document: Document, where: str) -> list[Problem]:
-    return [
-        Problem(
-            Place(where, duplicate.line),
-            ".".join(duplicate.path),
-            f"given twice: first in line {duplicate.first_line}",
-            duplicate.value,
-        )
-        for duplicate in document.duplicates
-    ]
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,21 +177,6 @@ def _use_embedded_corpus(values: dict[str, Any]) -> None:
     data = values.setdefault("data", {})
     if not any(data.get(key) is not None for key in _SOURCE_KEYS):
         data["source"] = "python-docs"
-
-
-def _places(document: Document, given: Overrides, where: str) -> Callable[[KeyPath], Place]:
-    """Where a key path was given: the override, else its line or that of its nearest parent."""
-
-    def place_of(path: KeyPath) -> Place:
-        if path in given.places:
-            return given.places[path]
-        for length in range(len(path), 0, -1):
-            if path[:length] in document.lines:
-                return Place(where, document.lines[path[:length]])
-        inside = [place for key, place in given.places.items() if key[: len(path)] == path]
-        return inside[-1] if inside and not document.lines else Place(where)
-
-    return place_of
 
 
 def _resolve_paths(values: dict[str, Any], place_of: Callable[[KeyPath], Place]) -> list[Problem]:

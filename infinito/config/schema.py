@@ -218,9 +218,7 @@ class ModelConfig(Section):
     @property
     def resolved_position(self) -> str:
         """Position information in force."""
-        if self.position is not None:
-            return self.position
-        return "alibi" if self.attention.kind == "l1" else "rope"
+        return self.position or ("alibi" if self.attention.kind == "l1" else "rope")
 
     @property
     def resolved_kv_heads(self) -> int:
@@ -230,13 +228,9 @@ class ModelConfig(Section):
     @property
     def resolved_d_ff(self) -> int:
         """Feed-forward width in force."""
-        if self.d_ff is not None:
-            return self.d_ff
-        return (
-            -(-self.d_model * 8 // 3 // 32) * 32
-            if self.activation == "swiglu"
-            else 4 * self.d_model
-        )
+        if self.d_ff is None and self.activation == "swiglu":
+            return -(-self.d_model * 8 // 3 // 32) * 32
+        return self.d_ff or 4 * self.d_model
 
 
 class TrainingConfig(Section):

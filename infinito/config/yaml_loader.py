@@ -10,11 +10,13 @@ for (anchors, aliases, tags, several documents) is refused.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from infinito.config.explain import Place, Problem
 from infinito.errors import ConfigError
 
 MAX_BYTES = 1_000_000
@@ -22,58 +24,41 @@ MAX_DEPTH = 20
 MAX_NUMBER_DIGITS = 400  # beyond any float64, and far below the limit of int()
 REMEDY = "`infinito config init` prints a valid file with every key"
 
-_NULL = re.compile(r"(?:~|null)?\Z")
-_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z")
-_FLOAT = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z")
-
 Plain = str | int | float | bool | list["Plain"] | dict[str, "Plain"] | None
 KeyPath = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """A key given twice in one mapping; the first value is kept so that the rest can be checked."""
-
-    path: KeyPath
-    line: int
-    first_line: int
-    value: Plain
+_SCALARS: tuple[tuple[str, str, Callable[[str], Plain]], ...] = (
+    ("null", r"(?:~|null)?", lambda _: None),
+    ("bool", r"true|false", "true".__eq__),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", int),
+    ("float", r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", float),
+)  # what is none of them is text
 
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed file: its values, the line (from 1) of each key path, and its duplicate keys."""
+    """A parsed file: its values, the line (from 1) of each key path, and keys given twice."""
 
     values: dict[str, Plain]
     lines: dict[KeyPath, int]
-    duplicates: tuple[Duplicate, ...]
+    problems: list[Problem]
 
 
 def scalar_tag(text: str) -> str:
     """The YAML tag of a plain (unquoted) scalar: null, bool, int, float or str."""
-    if _NULL.match(text):
-        return "tag:yaml.org,2002:null"
-    if text in ("true", "false"):
-        return "tag:yaml.org,2002:bool"
-    if _INTEGER.match(text):
-        return "tag:yaml.org,2002:int"
-    if _FLOAT.match(text):
-        return "tag:yaml.org,2002:float"
-    return "tag:yaml.org,2002:str"
+    return f"tag:yaml.org,2002:{_scalar_kind(text)[0]}"
 
 
-def plain_scalar(text: str) -> str | int | float | bool | None:
+def plain_scalar(text: str) -> Plain:
     """The value of an unquoted scalar. Raises ``ValueError`` for a number of absurd length."""
-    kind = scalar_tag(text).rpartition(":")[2]
+    kind, value_of = _scalar_kind(text)
     if kind in ("int", "float") and len(text) > MAX_NUMBER_DIGITS:
         raise ValueError(f"a number of {len(text)} characters")
-    if kind == "null":
-        return None
-    if kind == "bool":
-        return text == "true"
-    if kind == "int":
-        return int(text)
-    return float(text) if kind == "float" else text
+    return value_of(text)
+
+
+def _scalar_kind(text: str) -> tuple[str, Callable[[str], Plain]]:
+    found = ((name, value) for name, form, value in _SCALARS if re.fullmatch(form, text))
+    return next(found, ("str", str))
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -108,9 +93,10 @@ def _refusal(at: yaml.Event | yaml.Node, problem: str) -> yaml.MarkedYAMLError:
 class _Builder:
     """Turns nodes into plain data and remembers where each key stands."""
 
-    def __init__(self) -> None:
+    def __init__(self, where: str) -> None:
+        self.where = where
         self.lines: dict[KeyPath, int] = {}
-        self.duplicates: list[Duplicate] = []
+        self.problems: list[Problem] = []
 
     def value(self, node: yaml.Node, path: KeyPath) -> Plain:
         if isinstance(node, yaml.MappingNode):
@@ -133,8 +119,11 @@ class _Builder:
             name, line = str(key_node.value), key_node.start_mark.line + 1
             here = (*path, name)
             if name in result:
-                value = _Builder().value(value_node, here)
-                self.duplicates.append(Duplicate(here, line, self.lines[here], value))
+                # The first value is kept, so that the rest can be checked.
+                reason = f"given twice: first in line {self.lines[here]}"
+                value = _Builder(self.where).value(value_node, here)
+                place = Place(self.where, line)
+                self.problems.append(Problem(place, ".".join(here), reason, value))
                 continue
             self.lines[here] = line
             result[name] = self.value(value_node, here)
@@ -192,12 +181,12 @@ def parse_document(text: str, where: str) -> Document:
             raise ConfigError(f"{where}: the file is empty", REMEDY)
         if not isinstance(node, yaml.MappingNode):
             raise _refusal(node, "expected `key: value` lines")
-        builder = _Builder()
+        builder = _Builder(where)
         values = builder.mapping(node, ())
     except yaml.YAMLError as error:
         line, reason = _error_place(error, text)
         raise ConfigError(f"{where}:{line}: {reason}", REMEDY) from error
-    return Document(values, builder.lines, tuple(builder.duplicates))
+    return Document(values, builder.lines, builder.problems)
 
 
 def parse_value(text: str) -> Plain:
