@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from infinito.checkpoint.format import read_checkpoint
 from infinito.checkpoint.structure import check_shapes
 from infinito.config.loading import config_from_plain
 from infinito.config.schema import Config
-from infinito.errors import CheckpointError
+from infinito.errors import CheckpointError, DivergedError
 from infinito.model.int8 import store_in_int8
 from infinito.model.language_model import LanguageModel
 from infinito.model.transformer import Transformer
-from infinito.model.weights import load_weights, parameter_shapes
 from infinito.runtime.device import choose_device
 from infinito.tokenizer.tokenizer import Tokenizer
 
@@ -61,7 +60,8 @@ def checked_content(content: dict[str, Any], path: Path) -> OpenedCheckpoint:
             f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"and vocab_size says {content['vocab_size']}"
         )
-    shapes = planned_shapes(config, tokenizer.vocab_size, _int8_names(content))
+    planned = planned_model(config, tokenizer.vocab_size, _int8_names(content))
+    shapes = parameter_shapes(planned)
     for weights in (content["model"], content["average"]):
         if weights is not None:
             check_shapes(weights, shapes)
@@ -104,19 +104,39 @@ def _int8_names(content: dict[str, Any]) -> list[str]:
     return [name for name, weight in content["model"].items() if weight.dtype == torch.int8]
 
 
-def planned_shapes(
+def planned_model(
     config: Config, vocab_size: int, int8_names: Collection[str] = ()
-) -> dict[str, tuple[int, ...]]:
-    """{name: shape} of the parameters that ``build_model`` makes, without any memory for them.
+) -> LanguageModel:
+    """What ``build_model`` makes, without memory: its parameters have shapes and no numbers.
 
     A stranger's config can ask for a model of terabytes: it is compared with the weights first.
     """
     with torch.device("meta"):
-        return parameter_shapes(build_model(config, vocab_size, int8_names))
+        return build_model(config, vocab_size, int8_names)
 
 
-def build_model(config: Config, vocab_size: int, int8_names: Collection[str] = ()) -> Transformer:
+def build_model(config: Config, vocab_size: int, int8_names: Collection[str] = ()) -> LanguageModel:
     """An untrained model of the config's shape, with the named weights stored in eight bits."""
     model = Transformer(config.model, vocab_size, config.data.sequence_length)
     store_in_int8(model, int8_names)
     return model
+
+
+def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of a model's parameters."""
+    return {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy stored weights into ``model``.
+
+    Raises:
+        CheckpointError: Names or shapes differ.
+        DivergedError: A weight is not finite.
+    """
+    check_shapes(weights, parameter_shapes(model))
+    for name, parameter in model.named_parameters():
+        if not weights[name].isfinite().all():
+            raise DivergedError(f"the weight {name} is not finite", "take an earlier checkpoint")
+        parameter.copy_(weights[name])

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from infinito.checkpoint.atomic import reserved
 from infinito.checkpoint.format import write_checkpoint
 from infinito.errors import CheckpointError
-from infinito.load import OpenedCheckpoint, build_model
+from infinito.load import OpenedCheckpoint, build_model, load_weights
 from infinito.model.int8 import Int8Weights, quantisable, store_in_int8
-from infinito.model.weights import load_weights
 
 
 @dataclass(frozen=True)

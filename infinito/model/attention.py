@@ -32,7 +32,7 @@ class SelfAttention(nn.Module, DeclaresRoles):
         n_lambdas: int | None = None,
     ) -> None:
         super().__init__()
-        self.roles = {"log_lambda": Role.SCALAR}
+        self.roles = {"log_lambda": Role.LAMBDA}
         width, self.d_head = config.d_model, config.d_head
         kv_width = config.resolved_kv_heads * config.d_head
         self.layer = layer

@@ -47,7 +47,7 @@ def count_parameters(config: ModelConfig, vocab_size: int, max_positions: int) -
         attention=projections,
         feed_forward=whole[Role.MATRIX] + whole[Role.BIAS] - projections,
         norms=whole[Role.GAIN],
-        lambdas=whole[Role.SCALAR],
+        lambdas=whole[Role.LAMBDA],
         head=_numbers(model.head).total(),
     )
 

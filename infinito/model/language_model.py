@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from infinito.config.schema import ModelConfig
 from infinito.model.key_value_cache import KeyValueCache
+
+
+class TrainingLoss(NamedTuple):
+    """What a forward pass in training gives: float32 scalars, summed over its targets.
+
+    Attributes:
+        nats: cross-entropy of the targets, the figure that is reported.
+        auxiliary: what is to be made small besides, weighted by the model, by name.
+        measurements: what a reader may want to see of the pass, without gradients, by name.
+    """
+
+    nats: Tensor
+    auxiliary: dict[str, Tensor]
+    measurements: dict[str, Tensor]
+
+    @property
+    def objective(self) -> Tensor:
+        """What training makes small."""
+        return sum(self.auxiliary.values(), self.nats)
 
 
 class LanguageModel(nn.Module, ABC):
@@ -32,6 +52,13 @@ class LanguageModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.parameters()).device
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, targets: Tensor) -> TrainingLoss:
+        """The losses of ids (B, T) and targets (B, T), -100 where there is none: training's way.
+
+        Training calls nothing else, so that what wraps a model (DDP, FSDP) sees every pass.
+        """
 
     @abstractmethod
     def hidden(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:

@@ -18,7 +18,7 @@ class Role(Enum):
     TABLE = "table"  # a row a token or position: embeddings, and the map to logits
     BIAS = "bias"  # of a linear map
     GAIN = "gain"  # of a normalisation, its shift included
-    SCALAR = "scalar"  # a number a head or layer: lambda
+    LAMBDA = "lambda"  # of attention, one a head or a layer
 
 
 class DeclaresRoles:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from infinito.config.schema import ModelConfig
 from infinito.model.block import Block
 from infinito.model.key_value_cache import KeyValueCache
-from infinito.model.language_model import LanguageModel
+from infinito.model.language_model import LanguageModel, TrainingLoss
 from infinito.model.layers import Dropout, Embedding, Linear, initialise
 from infinito.model.legacy import DoubleBlock
 from infinito.model.loss import summed_cross_entropy, token_cross_entropy
@@ -77,10 +77,11 @@ class Transformer(LanguageModel):
         """An empty cache for ``batch`` texts of up to ``capacity`` tokens."""
         return KeyValueCache(self.config, batch, capacity, self.embedding.matrix())
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Sum of nats (float32 scalar) over targets (B, T) that are not -100."""
+    def forward(self, tokens: Tensor, targets: Tensor) -> TrainingLoss:
+        """The losses of ids (B, T) and targets (B, T), -100 where there is none."""
         hidden = self.hidden(tokens).flatten(0, 1)
-        return summed_cross_entropy(hidden, self._output_matrix(), targets.flatten())
+        nats = summed_cross_entropy(hidden, self._output_matrix(), targets.flatten())
+        return TrainingLoss(nats, auxiliary={}, measurements={})
 
     @torch.no_grad()
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from infinito.config.schema import TrainingConfig
 from infinito.errors import CheckpointError
+from infinito.model.roles import Role, declared_parameters
 
 State = dict[str, dict[str, Any]]
 
@@ -90,19 +91,18 @@ def _require_like(what: str, found: Any, wanted: Tensor) -> None:
 
 
 def _build(model: nn.Module, training: TrainingConfig) -> Iterator[Part]:
-    """Norm gains never decay; embeddings and head take AdamW under either optimizer."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    hidden = {n: p for n, p in trained.items() if p.ndim == 2 and n.startswith("blocks.")}
-    rest = {name: p for name, p in trained.items() if name not in hidden}
-    tables = {name: p for name, p in rest.items() if p.ndim >= 2}
-    gains = {name: p for name, p in rest.items() if p.ndim < 2}
+    """Gains, biases and lambdas never decay; tables take AdamW under either optimizer."""
+    trained = [(n, p, role) for n, p, role in declared_parameters(model) if p.requires_grad]
+    matrices = {name: p for name, p, role in trained if role is Role.MATRIX}
+    tables = {name: p for name, p, role in trained if role is Role.TABLE}
+    others = {name: p for name, p, role in trained if role not in (Role.MATRIX, Role.TABLE)}
     if training.optimizer == "muon":
-        yield _muon(hidden, training)
-        hidden = {}
-    decayed = {**hidden, **tables}
+        yield _muon(matrices, training)
+        matrices = {}
+    decayed = {**matrices, **tables}
     groups: list[dict[str, Any]] = [
         {"params": list(decayed.values()), "weight_decay": training.weight_decay},
-        {"params": list(gains.values()), "weight_decay": 0.0},
+        {"params": list(others.values()), "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(
         groups,
@@ -111,7 +111,7 @@ def _build(model: nn.Module, training: TrainingConfig) -> Iterator[Part]:
         eps=1e-8,
         fused=True,
     )
-    every = {**decayed, **gains}
+    every = {**decayed, **others}
     yield _part(adamw, every, training.learning_rate, "step", "exp_avg", "exp_avg_sq")
 
 

@@ -24,15 +24,15 @@ from infinito.config.schema import Config
 from infinito.data.prepare import Dataset
 from infinito.errors import ConfigError, DataError
 from infinito.evaluate.perplexity import Score
-from infinito.load import OpenedCheckpoint, planned_shapes
+from infinito.load import OpenedCheckpoint, planned_model
 from infinito.model.attention import SelfAttention
+from infinito.model.roles import Role, declared_parameters
 from infinito.runtime.events import note
 from infinito.train.automatic import resolve
 from infinito.train.callbacks import Evaluate
 from infinito.train.run import Turn, run
 from infinito.train.trainer import Trainer
 
-LAMBDA = "log_lambda"
 #: Times that the validation text is scored, evenly over the steps, the start not counted.
 _EVALUATIONS = 4
 
@@ -118,10 +118,11 @@ def lambda_trainer(
     config = _fitting(opened.config, device, epochs, max_steps, learning_rate)
     weights = opened.weights()
     start = math.log(config.model.attention.lambda_init)  # what a fixed lambda stood at
-    for name, shape in planned_shapes(config, opened.tokenizer.vocab_size).items():
-        if name.endswith(LAMBDA):
-            weights.setdefault(name, torch.full(shape, start))
-    return Trainer(config, dataset, weights, trainable=lambda name: name.endswith(LAMBDA))
+    planned = planned_model(config, opened.tokenizer.vocab_size)
+    for name, parameter, role in declared_parameters(planned):
+        if role is Role.LAMBDA:
+            weights.setdefault(name, torch.full(parameter.shape, start))
+    return Trainer(config, dataset, weights, trainable=Role.LAMBDA)
 
 
 def _fitting(

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from infinito.errors import DivergedError
-from infinito.model.transformer import Transformer
+from infinito.model.language_model import TrainingLoss
 from infinito.optim.optimizers import Optimizers
 from infinito.runtime.precision import autocast
 
@@ -36,13 +36,15 @@ class StepResult:
 
 
 def accumulate_gradients(
-    model: Transformer,
+    model: nn.Module,
     scaler: torch.amp.GradScaler,
     sequences: Tensor,
     batch_size: int,
     precision: str,
 ) -> tuple[Tensor, int]:
     """Forward and backward over ``sequences`` (N, T + 1) in parts of ``batch_size``.
+
+    ``model`` is a LanguageModel, or what wraps one and is called like it.
 
     The loss is divided by the target tokens of the whole step, so the gradient does not depend
     on how the step is split. Returns the summed loss (device scalar) and the number of targets.
@@ -52,14 +54,14 @@ def accumulate_gradients(
     total = torch.zeros((), device=sequences.device)
     for part, target in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
         with autocast(precision, sequences.device.type):
-            loss = model.loss(part, target)
-        scaler.scale(loss / count).backward()
-        total += loss.detach()
+            loss: TrainingLoss = model(part, target)
+        scaler.scale(loss.objective / count).backward()
+        total += loss.nats.detach()
     return total, count
 
 
 def training_step(
-    model: Transformer,
+    model: nn.Module,
     optimizers: Optimizers,
     scaler: torch.amp.GradScaler,
     sequences: Tensor,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -29,10 +28,15 @@ from infinito.errors import CheckpointError, DataError, DivergedError
 from infinito.evaluate.causality import check_causality
 from infinito.evaluate.perplexity import Score, bits_per_byte, score, windows_a_pass
 from infinito.evaluate.predictor import ModelPredictor
-from infinito.load import OpenedCheckpoint, open_checkpoint
+from infinito.load import (
+    OpenedCheckpoint,
+    build_model,
+    load_weights,
+    open_checkpoint,
+    parameter_shapes,
+)
 from infinito.model.count import count_parameters
-from infinito.model.transformer import Transformer
-from infinito.model.weights import load_weights, parameter_shapes
+from infinito.model.roles import Role, declared_parameters
 from infinito.optim.average import Average
 from infinito.optim.optimizers import Optimizers
 from infinito.optim.schedule import learning_rate_factor
@@ -70,11 +74,11 @@ class Trainer:
         config: Config,
         dataset: Dataset | None = None,
         weights: dict[str, Tensor] | None = None,
-        trainable: Callable[[str], bool] | None = None,
+        trainable: Role | None = None,
     ) -> None:
         """Build the run; it starts from ``weights`` where they are given.
 
-        Only parameters whose names are ``trainable`` are trained (None: all), the rest is frozen.
+        Only parameters of the role ``trainable`` are trained (None: all), the rest is frozen.
         """
         if dataset is None:
             config = resolve(config)
@@ -85,12 +89,12 @@ class Trainer:
         require_memory(config, dataset.tokenizer.vocab_size, frozen=trainable is not None)
         seed_everything(config.seed)
         training, length = config.training, config.data.sequence_length
-        self.model = Transformer(config.model, dataset.tokenizer.vocab_size, length)
+        self.model = build_model(config, dataset.tokenizer.vocab_size)
         if weights is not None:
             load_weights(self.model, weights)
         if trainable is not None:
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(trainable(name))
+            for _, parameter, role in declared_parameters(self.model):
+                parameter.requires_grad_(role is trainable)
         self.model.to(self.device)
         self.model.checkpoint_activations = training.activation_checkpointing
         with autocast(self.precision, self.device.type):

@@ -296,5 +296,5 @@ def test_model_is_left_as_it_was_and_can_be_trained_on(tokenizer: Tokenizer) -> 
     assert run(model, tokenizer, seed=3) == run(model, tokenizer, seed=3)
     assert model.training
     tokens = torch.arange(CONTEXT)[None]
-    model.loss(tokens, tokens).backward()
+    model(tokens, tokens).nats.backward()
     assert model.embedding.weight.grad is not None

@@ -162,7 +162,7 @@ def test_training_sharpens_attention(kind: str) -> None:
     for _ in range(400):
         inputs, targets = next(stream)
         optimizer.zero_grad()
-        (model.loss(inputs, targets) / targets.numel()).backward()
+        (model(inputs, targets).nats / targets.numel()).backward()
         optimizer.step()
     after = analyze_attention(model, tokens).mean
     assert before["normalised_entropy"] > 0.85

@@ -141,7 +141,7 @@ def test_a_model_can_still_be_trained_after_scoring() -> None:
     model = tiny_model().train()
     score(ModelPredictor(model, TOKENIZER), STORE)
     tokens = torch.tensor([[1, 2, 3]])
-    model.loss(tokens, tokens).backward()
+    model(tokens, tokens).nats.backward()
     assert model.embedding.weight.grad is not None
 
 

@@ -62,7 +62,7 @@ def test_loss_and_gradients_equal_plain_cross_entropy(options: dict[str, object]
         predict(model, tokens).flatten(0, 1), targets.flatten(), reduction="sum"
     )
     expected = torch.autograd.grad(plain, parameters)
-    loss = model.loss(tokens, targets)
+    loss = model(tokens, targets).nats
     torch.testing.assert_close(loss, plain)
     for ours, theirs in zip(torch.autograd.grad(loss * 0.5, parameters), expected, strict=True):
         torch.testing.assert_close(ours, theirs * 0.5, atol=1e-5, rtol=1e-4)
@@ -76,7 +76,7 @@ def test_activation_checkpointing_changes_no_bit_even_with_dropout() -> None:
     for checkpointing in (False, True):
         model.checkpoint_activations = checkpointing
         torch.manual_seed(5)
-        loss = model.loss(tokens, targets)
+        loss = model(tokens, targets).nats
         gradients.append(torch.autograd.grad(loss, list(model.parameters())))
     for plain, recomputed in zip(*gradients, strict=True):
         assert torch.equal(plain, recomputed)
@@ -109,9 +109,9 @@ def test_parameters_of_a_tied_model_have_one_embedding() -> None:
 def test_bfloat16_autocast_stays_near_float32() -> None:
     model = build()
     tokens, targets = torch.randint(0, 300, (2, 2, 32)).unbind()
-    exact = model.loss(tokens, targets)
+    exact = model(tokens, targets).nats
     with torch.autocast("cpu", torch.bfloat16):
-        rough = model.loss(tokens, targets)
+        rough = model(tokens, targets).nats
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough, exact, rtol=5e-3, atol=0)
 
@@ -123,7 +123,7 @@ def test_lambda_is_positive_trained_and_one_a_head(kind: str) -> None:
     assert attention.log_lambda.shape == (4,)
     torch.testing.assert_close(attention.lam.detach(), torch.full((4,), 0.7))
     tokens, targets = torch.randint(0, 300, (2, 3, 32)).unbind()
-    model.loss(tokens, targets).backward()
+    model(tokens, targets).nats.backward()
     assert attention.log_lambda.grad.abs().min() > 0
 
 

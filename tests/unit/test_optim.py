@@ -25,7 +25,7 @@ def small_model() -> Transformer:
 def one_update(model: Transformer, optimizers: Optimizers) -> None:
     tokens = torch.randint(0, 50, (2, 16))
     optimizers.zero_grad()
-    model.loss(tokens, tokens).backward()
+    model(tokens, tokens).nats.backward()
     for part in optimizers.parts:
         part.optimizer.step()
 

@@ -39,7 +39,7 @@ def test_every_parameter_has_one_role_that_fits_its_shape(changes: dict[str, Any
         assert (parameter.ndim == 2) == (role in (Role.MATRIX, Role.TABLE))
         in_a_block = name.startswith("blocks.")
         assert (role is Role.MATRIX) == (in_a_block and parameter.ndim == 2)
-        assert (role is Role.SCALAR) == ("lambda" in name)
+        assert (role is Role.LAMBDA) == ("lambda" in name)
         assert (role is Role.GAIN) == ("norm" in name)
 
 
@@ -71,7 +71,7 @@ def test_shapes_are_planned_without_loading_the_compiler() -> None:
     script = (
         "import sys; from infinito.config.schema import Config; "
         "config = Config(data={'source': 'python-docs'}); "
-        "from infinito.load import planned_shapes; planned_shapes(config, 300); "
+        "from infinito.load import planned_model; planned_model(config, 300); "
         "print('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run(

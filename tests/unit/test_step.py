@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import distributed
 from torch._ops import OpOverload
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from infinito.config.schema import ModelConfig, TrainingConfig
 from infinito.errors import DivergedError
+from infinito.model.language_model import TrainingLoss
 from infinito.model.transformer import Transformer
 from infinito.optim.optimizers import Optimizers
 from infinito.train.step import StepResult, training_step
@@ -141,3 +146,61 @@ def test_a_step_waits_for_the_device_once(optimizer: str, precision: str) -> Non
         sequences = torch.randint(0, 50, (4, 17))
         training_step(model, optimizers, scaler, sequences, 2, precision, 1.0)
     assert seen.count <= 1
+
+
+class Regularised(Transformer):
+    """A model with a second loss: a hundredth of the squared final states, summed over tokens."""
+
+    def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> TrainingLoss:
+        nats, _, _ = super().forward(tokens, targets)
+        return TrainingLoss(nats, {"states": 0.01 * self.hidden(tokens).square().sum()}, {})
+
+
+@pytest.mark.parametrize("batch_size", [6, 4])
+def test_auxiliary_losses_are_trained_and_not_reported(batch_size: int) -> None:
+    torch.manual_seed(1)
+    sequences = torch.randint(0, 50, (6, 17))
+    plain, _, _ = step(batch_size, sequences)
+    torch.manual_seed(0)
+    model = Regularised(ModelConfig(d_model=32, n_layers=2, n_heads=2), 50, 16)
+    tokens, targets = sequences[:, :-1], sequences[:, 1:]
+    logits = model.logits(model.hidden(tokens)).flatten(0, 1)
+    loss = F.cross_entropy(logits, targets.flatten())
+    penalty = 0.01 * model.hidden(tokens).square().sum() / targets.numel()
+    wanted = torch.autograd.grad(loss + penalty, list(model.parameters()))
+    optimizers = Optimizers(model, TrainingConfig())
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    result = training_step(model, optimizers, scaler, sequences, batch_size, "float32", 0.0)
+    assert result.loss == pytest.approx(plain.loss, rel=1e-6)
+    for parameter, gradient in zip(model.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_wrapped_for_several_processes_takes_the_same_step(tmp_path: Path) -> None:
+    """DDP sees what goes through ``forward``, and nothing else: training must go that way."""
+    sequences = torch.randint(0, 50, (4, 17))
+    _, alone, _ = step(4, sequences)
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(d_model=32, n_layers=2, n_heads=2), 50, 16)
+    optimizers = Optimizers(model, TrainingConfig())
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    reduced: list[torch.Tensor] = []
+
+    def reduce(_, bucket):  # type: ignore[no-untyped-def]  # torch reads annotations here
+        reduced.extend(bucket.gradients())
+        future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    try:
+        wrapped = DistributedDataParallel(model)
+        wrapped.register_comm_hook(None, reduce)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        training_step(wrapped, optimizers, scaler, sequences, 4, "float32", 0.0)
+    finally:
+        distributed.destroy_process_group()
+    assert len(reduced) == len(list(model.parameters()))
+    for own, other in zip(alone.parameters(), model.parameters(), strict=True):
+        assert torch.equal(own, other)
