@@ -29,7 +29,7 @@ MaxSteps = Annotated[int | None, typer.Option("--max-steps", help="Optimizer ste
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would happen, try one batch, write nothing.")
+    bool, typer.Option("--dry-run", help="Say what would happen, try some steps, write nothing.")
 ]
 AllowDataChange = Annotated[
     bool, typer.Option("--allow-data-change", help="Resume although the text has changed.")

@@ -60,14 +60,17 @@ class Cache:
     ``refusal`` is the first reason why something could not be kept; the work goes on without.
     """
 
-    def __init__(self, root: Path | None = None, *, required: bool = False) -> None:
+    def __init__(
+        self, root: Path | None = None, *, required: bool = False, read_only: bool = False
+    ) -> None:
         """Use the directory ``root``, or :func:`cache_root`; it is made when it is written.
 
         ``required``: what cannot be kept is an error, since keeping it is the purpose.
+        ``read_only``: what is there is used, and nothing is kept.
         """
         self.root = root or cache_root()
         self.refusal: ResourceError | None = None
-        self._required = required
+        self._required, self._read_only = required, read_only
 
     def path(self, kind: str, key: str) -> Path:
         """Where the entry of this kind and key is, or would be."""
@@ -81,6 +84,11 @@ class Cache:
             ResourceError: it cannot be made or written.
         """
         directory = self.root / kind
+        if self._read_only:
+            raise ResourceError(
+                f"the data cache {self.root} is only read here, and no temporary file can be made",
+                "set TMPDIR to a directory that can be written",
+            )
         try:
             directory.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=directory):
@@ -129,7 +137,8 @@ class Cache:
     def _go_on_without(self, refusal: ResourceError) -> None:
         if self._required:
             raise refusal
-        self.refusal = self.refusal or refusal
+        if not self._read_only:
+            self.refusal = self.refusal or refusal
 
     def read_value(self, kind: str, key: str) -> Any:
         """What :meth:`write_value` stored; None where there is nothing, or not what it stored."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from infinito.model.count import count_parameters
 from infinito.model.step_memory import count_memory
+from infinito.runtime.memory import memory_errors_explained
 
 if TYPE_CHECKING:
     from infinito.train.trainer import Trainer
@@ -40,3 +42,13 @@ def checkpoint_bytes(trainer: Trainer) -> int:
     """Size of one checkpoint: weights, two moments and the average, in float32."""
     copies = 3 + (trainer.average is not None)
     return 4 * copies * sum(p.numel() for p in trainer.model.parameters())
+
+
+def memory_explained(trainer: Trainer) -> AbstractContextManager[None]:
+    """A context in which a failed allocation names the batch, and what to lower."""
+    training, data = trainer.config.training, trainer.config.data
+    return memory_errors_explained(
+        f"training.batch_size {training.batch_size} x data.sequence_length {data.sequence_length}",
+        f"lower --batch-size (and raise training.gradient_accumulation_steps to keep the step's "
+        f"{training.sequences_per_step} sequences), or set training.activation_checkpointing=true",
+    )

@@ -13,6 +13,7 @@ from infinito.checkpoint.run_directory import RunDirectory
 from infinito.config.explain import printable
 from infinito.config.loading import changed_output_dir, override_config
 from infinito.config.schema import Config
+from infinito.data.cache import Cache
 from infinito.errors import CheckpointError
 from infinito.load import OpenedCheckpoint, open_checkpoint
 from infinito.optim.schedule import learning_rate_factor
@@ -20,7 +21,8 @@ from infinito.runtime.events import note
 from infinito.runtime.paths import shown
 from infinito.train.automatic import resolve
 from infinito.train.changes import Change, changes, touches_schedule
-from infinito.train.session import abandoned_on_failure, carry_out, rehearse
+from infinito.train.rehearsal import rehearse
+from infinito.train.session import abandoned_on_failure, carry_out
 from infinito.train.trainer import Trainer
 
 
@@ -41,7 +43,7 @@ def resume(request: Resumption, *, dry_run: bool) -> None:
     target = changed_output_dir(request.settings, request.flags, request.config_file)
     elsewhere = target if target is not None and target.resolve() != home else None
     if dry_run:
-        trainer, _ = _rebuilt(request, home, elsewhere)
+        trainer, _ = _rebuilt(request, home, elsewhere, Cache(read_only=True))
         if not _is_finished(trainer):
             rehearse(trainer)
     elif elsewhere is None:
@@ -50,7 +52,9 @@ def resume(request: Resumption, *, dry_run: bool) -> None:
         _continue_elsewhere(request, home, elsewhere)
 
 
-def _rebuilt(request: Resumption, home: Path, elsewhere: Path | None) -> tuple[Trainer, Path]:
+def _rebuilt(
+    request: Resumption, home: Path, elsewhere: Path | None, cache: Cache
+) -> tuple[Trainer, Path]:
     """The run of a checkpoint under the changes asked for, and the checkpoint; all is told."""
     path = resolve_checkpoint(request.reference, "newest")
     opened = _open(path)
@@ -59,7 +63,8 @@ def _rebuilt(request: Resumption, home: Path, elsewhere: Path | None) -> tuple[T
     config = override_config(stored, request.settings, request.flags, request.config_file)
     config = config.model_copy(update={"output_dir": str(elsewhere or home)})
     changes(stored, config)  # refuses before any text is read
-    trainer = Trainer.from_checkpoint(opened, resolve(config), request.allow_data_change)
+    allowed = request.allow_data_change
+    trainer = Trainer.from_checkpoint(opened, resolve(config), allowed, cache)
     note(f"resuming {shown(path)} at step {trainer.progress.step} of {trainer.total_steps}")
     announce_versions(opened.content["versions"])
     announce_changes(changes(stored, trainer.config), stored, trainer)
@@ -82,7 +87,7 @@ def _is_finished(trainer: Trainer) -> bool:
 def _continue_in_place(request: Resumption, home: Path) -> None:
     # Locked before anything is chosen: a run that goes on until then would be rewound.
     with RunDirectory.open_existing(home) as directory:
-        trainer, _ = _rebuilt(request, home, None)
+        trainer, _ = _rebuilt(request, home, None, Cache())
         if _is_finished(trainer):
             return
         directory.keep_last = trainer.config.training.keep_last
@@ -93,7 +98,7 @@ def _continue_in_place(request: Resumption, home: Path) -> None:
 
 
 def _continue_elsewhere(request: Resumption, home: Path, target: Path) -> None:
-    trainer, path = _rebuilt(request, home, target)
+    trainer, path = _rebuilt(request, home, target, Cache())
     if _is_finished(trainer):
         return
     keep_last = trainer.config.training.keep_last

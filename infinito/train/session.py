@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from infinito.checkpoint.discover import METRICS_FILE
 from infinito.checkpoint.run_directory import RunDirectory
 from infinito.config.loading import to_yaml
 from infinito.config.schema import Config
+from infinito.data.cache import Cache
 from infinito.data.prepare import prepare
 from infinito.errors import DivergedError, Interrupted
 from infinito.runtime.events import note, reading
 from infinito.runtime.memory import (
     garbage_found_early,
     keep_freed_memory,
-    memory_errors_explained,
 )
 from infinito.runtime.paths import command, shown
 from infinito.runtime.random import random_state, set_random_state
@@ -30,7 +29,8 @@ from infinito.telemetry.sinks import JsonLines, Sink, TensorBoard
 from infinito.train.automatic import resolve
 from infinito.train.callbacks import Evaluate, Record, Save, StopOnSignal, WatchCores
 from infinito.train.fitting import fit_step
-from infinito.train.plan import checkpoint_bytes, plan_lines
+from infinito.train.plan import checkpoint_bytes, memory_explained, plan_lines
+from infinito.train.rehearsal import rehearse
 from infinito.train.run import Callback, run
 from infinito.train.summary import summary_lines
 from infinito.train.trainer import Trainer
@@ -40,30 +40,14 @@ def start(config: Config, *, name: str, dry_run: bool) -> None:
     """Train a new run of ``config``; ``name`` names its directory where the config does not."""
     config = resolve(config)
     if dry_run:
-        rehearse(_new_trainer(config))
+        rehearse(_new_trainer(config, Cache(read_only=True)))
         return
     wanted = Path(config.output_dir) if config.output_dir else None
     directory = RunDirectory.create(wanted, name, keep_last=config.training.keep_last)
     with abandoned_on_failure(directory):
         config = config.model_copy(update={"output_dir": str(directory.path.resolve())})
-        trainer = _new_trainer(config)
+        trainer = _new_trainer(config, Cache())
         carry_out(trainer, directory)
-
-
-def rehearse(trainer: Trainer) -> None:
-    """``--dry-run``: say what would happen, after trying one batch; nothing is written."""
-    for line in plan_lines(trainer):
-        note(line)
-    keep_freed_memory()
-    with _explained(trainer):
-        trainer.probe()
-        start = time.monotonic()
-        trainer.probe()
-    seconds = time.monotonic() - start
-    seconds *= trainer.config.training.gradient_accumulation_steps
-    steps = trainer.total_steps - trainer.progress.step
-    note(f"time:       about {seconds * steps / 60:.1f} min at {seconds:.2f} s a step (tried once)")
-    note("dry run: nothing was written")
 
 
 def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
@@ -81,7 +65,7 @@ def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
     directory.require_space(checkpoint_bytes(trainer) * (trainer.config.training.keep_last + 1))
     keep_freed_memory()
     watch = WatchCores()
-    with _explained(trainer):
+    with memory_explained(trainer):
         trainer.probe()
     directory.record_start(sys.argv, {"device": str(trainer.device)})
     directory.write_text("config.yaml", to_yaml(trainer.config))
@@ -96,7 +80,7 @@ def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
         # A library may draw from Python's stream when it is imported (rich does), and imports
         # depend on the process: the run goes on with the streams it was built or restored with.
         set_random_state(streams, trainer.config.device)
-        with _explained(trainer), _naming_the_last_good(directory), garbage_found_early():
+        with memory_explained(trainer), _naming_the_last_good(directory), garbage_found_early():
             result = run(trainer, callbacks)
     if stop.requested and not trainer.finished:
         raise _interruption(trainer, directory, stop)
@@ -104,8 +88,8 @@ def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
         note(line)
 
 
-def _new_trainer(config: Config) -> Trainer:
-    dataset = prepare(config)
+def _new_trainer(config: Config, cache: Cache) -> Trainer:
+    dataset = prepare(config, cache=cache)
     return Trainer(fit_step(config, dataset), dataset)
 
 
@@ -147,15 +131,6 @@ def _interruption(trainer: Trainer, directory: RunDirectory, stop: StopRequest) 
         f"stopped at step {trainer.progress.step} of {trainer.total_steps}; everything is saved",
         command("resume", shown(directory.path)),
         stop.signal_number,
-    )
-
-
-def _explained(trainer: Trainer) -> AbstractContextManager[None]:
-    training, data = trainer.config.training, trainer.config.data
-    return memory_errors_explained(
-        f"training.batch_size {training.batch_size} x data.sequence_length {data.sequence_length}",
-        f"lower --batch-size (and raise training.gradient_accumulation_steps to keep the step's "
-        f"{training.sequences_per_step} sequences), or set training.activation_checkpointing=true",
     )
 
 

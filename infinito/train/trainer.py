@@ -21,6 +21,7 @@ from infinito.checkpoint.record import library_versions
 from infinito.checkpoint.structure import FORMAT, FORMAT_VERSION, check_shapes
 from infinito.config.loading import to_plain
 from infinito.config.schema import Config
+from infinito.data.cache import Cache
 from infinito.data.order import SequenceOrder
 from infinito.data.prepare import Dataset, prepare
 from infinito.data.token_store import lacks_spaces
@@ -301,7 +302,11 @@ class Trainer:
 
     @classmethod
     def from_checkpoint(
-        cls, opened: OpenedCheckpoint, config: Config, allow_data_change: bool = False
+        cls,
+        opened: OpenedCheckpoint,
+        config: Config,
+        allow_data_change: bool = False,
+        cache: Cache | None = None,
     ) -> Trainer:
         """A run rebuilt from a checkpoint under a resolved config, its own or one changed."""
         content = opened.content
@@ -310,7 +315,7 @@ class Trainer:
                 f"{opened.path} holds weights of eight bits, which cannot be trained",
                 "go on from the checkpoint that it was exported from",
             )
-        dataset = prepare(config, tokenizer=opened.tokenizer)
+        dataset = prepare(config, tokenizer=opened.tokenizer, cache=cache)
         known, found = content["data"], dataset.text_sha256
         changed = sorted(s for s in known | found if known.get(s) != found.get(s))
         if changed and not allow_data_change:
