@@ -15,8 +15,8 @@ from infinito.checkpoint.structure import check_shapes
 from infinito.config.loading import config_from_plain
 from infinito.config.schema import Config
 from infinito.errors import CheckpointError, DivergedError
-from infinito.model.int8 import store_in_int8
 from infinito.model.language_model import LanguageModel
+from infinito.model.packed import pack
 from infinito.model.transformer import Transformer
 from infinito.runtime.device import choose_device
 from infinito.tokenizer.tokenizer import Tokenizer
@@ -118,7 +118,7 @@ def planned_model(
 def build_model(config: Config, vocab_size: int, int8_names: Collection[str] = ()) -> LanguageModel:
     """An untrained model of the config's shape, with the named weights stored in eight bits."""
     model = Transformer(config.model, vocab_size, config.data.sequence_length)
-    store_in_int8(model, int8_names)
+    pack(model, int8_names)
     return model
 
 

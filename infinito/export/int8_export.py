@@ -12,7 +12,7 @@ from infinito.checkpoint.atomic import reserved
 from infinito.checkpoint.format import write_checkpoint
 from infinito.errors import CheckpointError
 from infinito.load import OpenedCheckpoint, build_model, load_weights
-from infinito.model.int8 import Int8Weights, quantisable, store_in_int8
+from infinito.model.packed import PackedWeights, pack, packable
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def export_int8(opened: OpenedCheckpoint, path: Path) -> Int8Export:
     model = build_model(opened.config, opened.tokenizer.vocab_size)
     load_weights(model, opened.weights())
     exact = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    names = quantisable(model)
-    store_in_int8(model, names)
+    names = packable(model)
+    pack(model, names)
     stored = {name: parameter.detach() for name, parameter in model.named_parameters()}
     errors = [_error(model, name, exact[name]) for name in names]
     training: dict[str, Any] = {"average": None, "optimizers": {}, "scaler": None, "random": {}}
@@ -59,5 +59,5 @@ def export_int8(opened: OpenedCheckpoint, path: Path) -> Int8Export:
 def _error(model: nn.Module, name: str, exact: Tensor) -> float:
     """Largest error of one matrix, relative to its largest number."""
     layer = model.get_submodule(name.removesuffix(".weight"))
-    assert isinstance(layer, Int8Weights)
+    assert isinstance(layer, PackedWeights)
     return float((layer.matrix() - exact).abs().max() / exact.abs().max().clamp_min(1e-30))

@@ -22,7 +22,7 @@ from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.language_model import LanguageModel
 from infinito.model.layers import Embedding, FeedForward, Linear, RMSNorm
 from infinito.model.legacy import DoubleBlock
-from infinito.model.packed import PackedLinear, StoredMatrix
+from infinito.model.packed import PackedWeights, StoredMatrix
 from infinito.model.transformer import Transformer
 
 _VERSION = 3
@@ -186,10 +186,10 @@ class _Reader:
         matrices = map(self._matrix, (network.up, network.gate, network.down))
         return _Network(self._norm(norm), *matrices, network.hidden)
 
-    def _matrix(self, part: Linear | Embedding | PackedLinear | None) -> _Matrix:
+    def _matrix(self, part: Linear | Embedding | PackedWeights | None) -> _Matrix:
         if part is None:
             return _Matrix()
-        if isinstance(part, PackedLinear):
+        if isinstance(part, PackedWeights):
             stored, dtypes = part.stored(), _STORED
         else:
             stored, dtypes = StoredMatrix(part.matrix()), _STORED[:1]

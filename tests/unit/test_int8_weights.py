@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from infinito.config.schema import ModelConfig
 from infinito.errors import CheckpointError
-from infinito.model.int8 import GROUP, dequantise, quantisable, quantise, store_in_int8
+from infinito.model.packed import GROUP, pack, packable, to_int8
 from infinito.model.transformer import Transformer
 
 
@@ -22,22 +22,21 @@ def test_each_number_is_off_by_half_a_scale_of_its_own_group(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(rows, columns, generator=generator) * 2.0**exponent
-    codes, scales = quantise(matrix)
-    assert (codes.dtype, codes.shape) == (torch.int8, matrix.shape)
-    assert int(codes.abs().max()) == 127  # the largest of a group uses the whole range
+    stored = to_int8(matrix)
+    assert (stored.values.dtype, stored.values.shape) == (torch.int8, matrix.shape)
+    assert int(stored.values.abs().max()) == 127  # the largest of a group uses the whole range
     for start in range(0, columns, GROUP):
         part = matrix[:, start : start + GROUP]
         half = part.abs().amax(1, keepdim=True) / 127 / 2
-        error = (dequantise(codes, scales)[:, start : start + GROUP] - part).abs()
+        error = (stored.as_float()[:, start : start + GROUP] - part).abs()
         assert bool((error <= half * 1.001).all())
 
 
 def test_zeros_and_one_outlier() -> None:
-    codes, scales = quantise(torch.zeros(2, 70))
-    assert torch.equal(dequantise(codes, scales), torch.zeros(2, 70))
+    assert torch.equal(to_int8(torch.zeros(2, 70)).as_float(), torch.zeros(2, 70))
     matrix = torch.full((1, 2 * GROUP), 0.01)
     matrix[0, 0] = 100.0
-    restored = dequantise(*quantise(matrix))
+    restored = to_int8(matrix).as_float()
     assert restored[0, 0] == pytest.approx(100.0)
     # The outlier costs its own group its small numbers, and no other.
     torch.testing.assert_close(restored[0, GROUP:], matrix[0, GROUP:], rtol=0.005, atol=0)
@@ -54,7 +53,7 @@ def test_a_model_of_int8_says_nearly_the_same(kind: str, tied: bool) -> None:
     tokens = torch.randint(0, 300, (2, 32))
     with torch.no_grad():
         exact = model.logits(model.hidden(tokens))
-        store_in_int8(model, quantisable(model))
+        pack(model, packable(model))
         near = model.logits(model.hidden(tokens))
     assert not torch.equal(exact, near)
     assert float((near - exact).norm() / exact.norm()) < 0.03
@@ -66,4 +65,4 @@ def test_a_model_of_int8_says_nearly_the_same(kind: str, tied: bool) -> None:
 def test_only_matrices_can_be_stored_so() -> None:
     model = Transformer(ModelConfig(d_model=32, n_layers=1, n_heads=2), 50, 8)
     with pytest.raises(CheckpointError, match=r"final_norm\.weight cannot be stored in int8"):
-        store_in_int8(model, ["final_norm.weight"])
+        pack(model, ["final_norm.weight"])
