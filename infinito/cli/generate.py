@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from infinito.cli.options import CheckpointOption, Device, Json, Reference
 from infinito.cli.output import print_json, say
 from infinito.cli.prompts import read_prompts
-from infinito.cli.sampling import (
-    SEPARATOR,
-    AllowUnknown,
-    Greedy,
-    Interactive,
-    MaxNewTokens,
-    MinP,
-    NoRepeatNgramSize,
-    NumSamples,
-    Prompt,
-    PromptFile,
-    RepetitionPenalty,
-    Seed,
-    Stop,
-    Temperature,
-    TopK,
-    TopP,
-)
 from infinito.cli.subject import load_subject, one_reference
 from infinito.errors import ConfigError
 
@@ -35,27 +19,72 @@ if TYPE_CHECKING:
     from infinito.generate.sampling_config import SamplingConfig
     from infinito.load import LoadedModel
 
+#: Between several samples of one prompt, on a line of its own.
+_SEPARATOR = "---"
 _MOST_IN_ONE_DOCUMENT = 10_000  # samples, which are all held until it is printed
 
 
 def generate(
     reference: Reference = None,
     checkpoint: CheckpointOption = None,
-    prompt: Prompt = None,
-    prompt_file: PromptFile = None,
-    interactive: Interactive = False,
-    max_new_tokens: MaxNewTokens = 200,
-    temperature: Temperature = 0.8,
-    top_k: TopK = 50,
-    top_p: TopP = 0.95,
-    min_p: MinP = 0.0,
-    repetition_penalty: RepetitionPenalty = 1.2,
-    no_repeat_ngram_size: NoRepeatNgramSize = 0,
-    num_samples: NumSamples = 1,
-    seed: Seed = None,
-    greedy: Greedy = False,
-    stop: Stop = None,
-    allow_unknown: AllowUnknown = False,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help='Text to continue; "" starts a document.')
+    ] = None,
+    prompt_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Read the prompt from a UTF-8 file (- is stdin); one final line end is dropped.",
+        ),
+    ] = None,
+    interactive: Annotated[
+        bool,
+        typer.Option("--interactive", help="Continue each line of stdin in turn; Ctrl-D ends."),
+    ] = False,
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="N", help="Tokens to generate at most.")
+    ] = 200,
+    temperature: Annotated[
+        float, typer.Option(metavar="X", help="Divides the logits; 0 is greedy.")
+    ] = 0.8,
+    top_k: Annotated[
+        int, typer.Option(metavar="N", help="Keep the N likeliest tokens; 0 is off.")
+    ] = 50,
+    top_p: Annotated[
+        float, typer.Option(metavar="X", help="Keep the likeliest tokens of mass X; 1 is off.")
+    ] = 0.95,
+    min_p: Annotated[
+        float,
+        typer.Option(metavar="X", help="Keep tokens X times as likely as the best; 0 is off."),
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(metavar="X", help="Penalty of tokens seen before; 1 is off.")
+    ] = 1.2,
+    no_repeat_ngram_size: Annotated[
+        int, typer.Option(metavar="N", help="Repeat no N tokens in a row; 0 is off.")
+    ] = 0,
+    num_samples: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Continuations; more than one are printed 32 at a time, each with the prompt, "
+            f"with a line {_SEPARATOR} between them.",
+        ),
+    ] = 1,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Seed of the draws; absent: drawn, and told on stderr."),
+    ] = None,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="The same as --temperature 0, over which it wins.")
+    ] = False,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="End before this text appears; may be repeated."),
+    ] = None,
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="Let the text <unk> be generated.")
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -114,7 +143,7 @@ def _print_text(loaded: LoadedModel, prompt: str, config: SamplingConfig) -> Non
     for samples in sample_groups(loaded.model, loaded.tokenizer, ids, config):
         for sample in samples:
             sys.stdout.write(f"{separator}{prompt}{sample.text}\n")
-            separator = f"{SEPARATOR}\n"
+            separator = f"{_SEPARATOR}\n"
         sys.stdout.flush()
 
 
