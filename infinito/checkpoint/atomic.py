@@ -114,16 +114,24 @@ def atomic_writer(path: Path, needed_bytes: int | None = None) -> Iterator[Binar
         yield file
 
 
+def require_new(path: Path, remedy: str = "name another file, or move it away") -> None:
+    """Raise ResourceError where ``path`` is there already, or its directory is not."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.lstat()  # fails for a name that no file can have, too
+        raise ResourceError(f"{path} exists", remedy)
+    if not path.parent.is_dir():
+        raise ResourceError(f"{path.parent} is no directory", "create it, or name another file")
+
+
 @contextlib.contextmanager
 def reserved(path: Path) -> Iterator[None]:
     """Take the name ``path`` with an empty file that the block replaces, or leaves no trace of.
 
-    Raises ResourceError where something has the name already, be it since a moment ago.
+    Raises ResourceError as :func:`require_new`, also where the file is there since a moment ago.
     """
+    require_new(path)
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-    except FileExistsError as error:
-        raise ResourceError(f"{path} exists", "name another file, or remove it") from error
     except OSError as error:
         raise cannot_write(path, error) from error
     try:

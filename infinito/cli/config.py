@@ -82,6 +82,7 @@ def init(
 
     It trains as it is, on the embedded corpus. A file that exists is never overwritten.
     """
+    from infinito.checkpoint.atomic import reserved, write_text_atomic
     from infinito.cli.output import say
     from infinito.config.document import init_document
     from infinito.runtime.paths import command
@@ -89,25 +90,6 @@ def init(
     if path is None:
         print(init_document(), end="")
         return
-    _write_new(path, init_document())
+    with reserved(path):
+        write_text_atomic(path, init_document())
     say(f"wrote {path}; train with: {command('train', '--config', path)}")
-
-
-def _write_new(path: Path, text: str) -> None:
-    from infinito.checkpoint.atomic import cannot_write
-    from infinito.errors import ResourceError
-
-    try:
-        stream = path.open("x", encoding="utf-8")
-    except FileExistsError as error:
-        raise ResourceError(f"{path} exists already", "name a new file, or move it away") from error
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ResourceError(
-            f"cannot write {path}: {path.parent} is not a directory", "create it first"
-        ) from error
-    try:
-        with stream:
-            stream.write(text)
-    except OSError as error:
-        path.unlink()  # this call created it; a full disk must not leave half a config
-        raise cannot_write(path, error) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +43,7 @@ def fit_lambda(
     check_data_settings(settings or [], "fit-lambda", "the model is the checkpoint's")
     chosen = one_reference(reference, checkpoint)
 
+    from infinito.checkpoint.atomic import require_new
     from infinito.checkpoint.discover import resolve_checkpoint
     from infinito.config.loading import override_config
     from infinito.data.prepare import prepare
@@ -52,7 +52,7 @@ def fit_lambda(
 
     path = resolve_checkpoint(chosen, "best")
     target = output or path.parent / _FILE
-    _require_absent(target)
+    require_new(target, "name another file with --output, or remove it")
     opened = open_checkpoint(path)
     dataset = prepare(override_config(opened.config, settings or []), tokenizer=opened.tokenizer)
     trainer = lambda_trainer(
@@ -61,16 +61,6 @@ def fit_lambda(
     fit = fit_lambda(trainer)
     save_fitted(opened, trainer, target)
     _show(fit, {"checkpoint": str(path), "output": str(target)}, json)
-
-
-def _require_absent(target: Path) -> None:
-    from infinito.errors import ResourceError
-
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        target.lstat()  # fails for a name that no file can have, too
-        raise ResourceError(f"{target} exists", "name another file with --output, or remove it")
-    if not target.parent.is_dir():
-        raise ResourceError(f"{target.parent} is no directory", "create it, or name another file")
 
 
 def _show(fit: LambdaFit, source: dict[str, Any], json: bool) -> None:
