@@ -39,7 +39,6 @@ from infinito.checkpoint.discover import (
     holds_run,
     is_plain_file,
     newest_verified,
-    resolve_checkpoint,
     step_name,
     step_of,
     verify_step,
@@ -56,8 +55,6 @@ from infinito.checkpoint.record import RECORD_FILE, record_text, start_time
 from infinito.errors import CheckpointError, ResourceError
 from infinito.runtime.events import note
 from infinito.runtime.paths import command, shown
-
-__all__ = ["RunDirectory", "resolve_checkpoint"]
 
 _OWN_FILES = (LAST_FILE, BEST_FILE, MANIFEST_FILE, METRICS_FILE, CONFIG_FILE, RECORD_FILE)
 

@@ -25,28 +25,21 @@ def _is_amount(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < 1e300
 
 
-def _is_dict_of(*types: type) -> Callable[[Any], bool]:
-    def check(value: Any) -> bool:
-        return type(value) is dict and all(type(item) in types for item in value.values())
-
-    return check
+def _is_number(value: Any) -> bool:
+    # Any float, infinities included; no integer that overflows where a float is made of it.
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def _is_a(*types: type) -> Callable[[Any], bool]:
     return lambda value: type(value) in types
 
 
+def _is_dict_of(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: type(value) is dict and all(map(is_right, value.values()))
+
+
 def _are_tensors(value: Any) -> bool:
-    return _is_dict_of(TensorSpec)(value) and bool(value)
-
-
-def _is_number(value: Any) -> bool:
-    # Any float, infinities included; no integer that overflows where a float is made of it.
-    return type(value) is float or (type(value) is int and abs(value) < 2**63)
-
-
-def _are_numbers(value: Any) -> bool:
-    return type(value) is dict and all(map(_is_number, value.values()))
+    return bool(value) and _is_dict_of(_is_a(TensorSpec))(value)
 
 
 def _are_evaluations(value: Any) -> bool:
@@ -54,10 +47,8 @@ def _are_evaluations(value: Any) -> bool:
 
 
 def _is_evaluation(value: Any) -> bool:
-    if type(value) is not dict or not _is_count(value.get("step")):
-        return False
-    numbers = [item for item in value.values() if item is not None]
-    return _is_number(value.get("valid_loss")) and all(map(_is_number, numbers))
+    is_right = _is_dict_of(lambda item: item is None or _is_number(item))(value)
+    return is_right and _is_count(value.get("step")) and _is_number(value.get("valid_loss"))
 
 
 REQUIRED: dict[str, Callable[[Any], bool]] = {
@@ -68,15 +59,15 @@ REQUIRED: dict[str, Callable[[Any], bool]] = {
     "config": _is_a(dict),
     "tokenizer": _is_a(str),
     "vocab_size": _is_count,
-    "data": _is_dict_of(str),
+    "data": _is_dict_of(_is_a(str)),
     "model": _are_tensors,
     "average": lambda value: value is None or _are_tensors(value),
-    "optimizers": _is_dict_of(dict),
+    "optimizers": _is_dict_of(_is_a(dict)),
     "scaler": _is_a(dict, type(None)),
     "random": _is_a(dict),
-    "best": lambda value: value is None or _are_numbers(value),
+    "best": lambda value: value is None or _is_dict_of(_is_number)(value),
     "evaluations": _are_evaluations,
-    "log": _are_numbers,
+    "log": _is_dict_of(_is_number),
     "versions": _is_a(dict),
 }
 

@@ -28,8 +28,6 @@ from infinito.cli.subject import (
 
 if TYPE_CHECKING:
     from infinito.analyze.attention_report import AttentionReport
-    from infinito.data.token_store import TokenStore
-    from infinito.load import LoadedModel
 
 _DIRECTORY = "analysis"
 
@@ -79,26 +77,15 @@ def analyze(
     if len(windows) < samples:
         say(f"the {split} text has {store.n_tokens} tokens: {_counted(*windows.shape)}")
     report = analyze_attention(loaded, windows)
-    plain = _source(loaded, store, split, corpus_name(config)) | report.to_plain()
+    source = {"checkpoint": str(loaded.path), "step": loaded.step, "split": split}
+    text = {"corpus": corpus_name(config), "text_sha256": store.text_sha256}
+    plain = source | text | report.to_plain()
     files = write_files(report, plain, output_dir or loaded.path.parent / _DIRECTORY)
     _show(report, plain | {"files": [str(path) for path in files]}, json)
 
 
 def _counted(windows: int, length: int) -> str:
     return f"{windows} window{'s' if windows > 1 else ''} of {length}"
-
-
-def _source(
-    loaded: LoadedModel, store: TokenStore, split: SplitName, corpus: str
-) -> dict[str, Any]:
-    """What was analysed, for the JSON document."""
-    return {
-        "checkpoint": str(loaded.path),
-        "step": loaded.step,
-        "split": split,
-        "corpus": corpus,
-        "text_sha256": store.text_sha256,
-    }
 
 
 def _show(report: AttentionReport, plain: dict[str, Any], json: bool) -> None:

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from infinito.data.cache import CacheEntry
     from infinito.data.prepare import Dataset
 
+_COUNTS = ("tokens", "words", "bytes", "lines", "documents", "unknown")
+_VALUES = {
+    "inputs": "hash of input files, by their time stamps",
+    "overlap": "share of validation text found in training text",
+    "tokenizer": "a trained tokenizer",
+}
+
 app = typer.Typer(no_args_is_help=True, help="Prepare text, and manage the cache of tokens.")
 
 
@@ -58,12 +65,7 @@ def _summary(dataset: Dataset, seconds: float) -> dict[str, Any]:
 
     splits = {
         split: {
-            "tokens": store.n_tokens,
-            "words": store.n_words,
-            "bytes": store.n_bytes,
-            "lines": store.n_lines,
-            "documents": store.n_documents,
-            "unknown": store.n_unknown,
+            **{name: getattr(store, f"n_{name}") for name in _COUNTS},
             "sha256": store.text_sha256,
             "cached": dataset.cached[split],
         }
@@ -86,26 +88,17 @@ def info(as_json: Json = False) -> None:
     from infinito.data.cache import Cache
 
     cache = Cache()
-    entries = cache.entries()
-    total = sum(entry.size for entry in entries)
+    headers = ("kind", "name", "bytes", "modified", "holds")
+    rows = [(e.kind, e.path.name, e.size, _time(e), _holds(e)) for e in cache.entries()]
+    total = sum(row[2] for row in rows)
     if as_json:
-        listed = [
-            {
-                "kind": entry.kind,
-                "name": entry.path.name,
-                "bytes": entry.size,
-                "modified": _time(entry),
-                "holds": _holds(entry),
-            }
-            for entry in entries
-        ]
+        listed = [dict(zip(headers, row, strict=True)) for row in rows]
         print_json({"cache": str(cache.root), "bytes": total, "entries": listed})
         return
-    if entries:
-        rows = [[e.kind, e.path.name[:12], e.size, _time(e), _holds(e)] for e in entries]
-        table(("kind", "name", "bytes", "modified", "holds"), rows)
+    if rows:
+        table(headers, [(kind, name[:12], *rest) for kind, name, *rest in rows])
     print(f"cache: {cache.root}")
-    print(f"entries: {len(entries)}")
+    print(f"entries: {len(rows)}")
     print(f"bytes: {total}")
 
 
@@ -137,12 +130,7 @@ def _holds(entry: CacheEntry) -> str:
     if entry.path.suffix == ".tmp":
         return "unfinished, or being written"
     if entry.kind != "tokens":
-        texts = {
-            "inputs": "hash of input files, by their time stamps",
-            "overlap": "share of validation text found in training text",
-            "tokenizer": "a trained tokenizer",
-        }
-        return texts[entry.kind]
+        return _VALUES[entry.kind]
     try:
         store = read_description(entry.path)
     except DamagedStoreError:

@@ -71,16 +71,18 @@ def evaluate(
 
     if text is not None and (split is not None or settings):
         raise ConfigError("--text names the text: --split and --set do not apply", "drop them")
-    references = [*(checkpoints or []), *([checkpoint] if checkpoint else [])]
+    references: list[str | None] = [*(checkpoints or []), *([checkpoint] if checkpoint else [])]
     check_data_settings(settings or [], "evaluate", _SETTINGS_REMEDY)
 
+    from infinito.checkpoint.discover import resolve_checkpoint
     from infinito.evaluate.evaluation import EvaluationOptions
     from infinito.runtime.events import reading
     from infinito.telemetry.bar import TerminalBar
 
     request = EvaluationOptions(context, stride, batch_size, all_conventions)
     reports: list[dict[str, Any]] = []
-    for number, path in enumerate(_resolve(references)):
+    paths = [resolve_checkpoint(reference, "best") for reference in references or [None]]
+    for number, path in enumerate(paths):
         with reading(TerminalBar()):
             report = _evaluate_one(path, device, split, text, settings or [], request)
         if json:
@@ -89,13 +91,6 @@ def evaluate(
             print(("\n" if number else "") + report.to_text(), flush=True)
     if json:
         print_json(reports if len(reports) > 1 else reports[0])
-
-
-def _resolve(references: list[str]) -> list[Path]:
-    from infinito.checkpoint.run_directory import resolve_checkpoint
-
-    chosen: list[str | None] = [*references]
-    return [resolve_checkpoint(reference, "best") for reference in chosen or [None]]
 
 
 def _evaluate_one(

@@ -6,6 +6,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterator
+from itertools import compress
 from pathlib import Path
 
 from infinito.cli.output import say
@@ -21,15 +22,8 @@ def read_prompts(
         ConfigError: none or several places were named, or the prompt is not text.
         DataError: the file cannot be read or is not UTF-8.
     """
-    given = [
-        name
-        for name, there in (
-            ("--prompt", prompt is not None),
-            ("--prompt-file", prompt_file is not None),
-            ("--interactive", interactive),
-        )
-        if there
-    ]
+    names = ("--prompt", "--prompt-file", "--interactive")
+    given = list(compress(names, (prompt is not None, prompt_file is not None, interactive)))
     if len(given) != 1:
         said = " and ".join(given) + " exclude each other" if given else "there is no prompt"
         raise ConfigError(said, "give one of --prompt TEXT, --prompt-file FILE and --interactive")
