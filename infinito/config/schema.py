@@ -215,6 +215,11 @@ class ModelConfig(Section):
         """Width of one attention head."""
         return self.d_model // self.n_heads
 
+    def dropout_on(self, place: Literal["input", "residual", "attention"]) -> float:
+        """Dropout in force on the embedding output, residual branches or attention weights."""
+        own: float | None = getattr(self, f"{place}_dropout")
+        return self.dropout if own is None else own
+
     @property
     def resolved_position(self) -> str:
         """Position information in force."""

@@ -23,13 +23,7 @@ class SelfAttention(nn.Module, DeclaresRoles):
     """
 
     def __init__(
-        self,
-        config: ModelConfig,
-        layer: int,
-        rotary: RotaryTable | None,
-        *,
-        bias: bool = False,
-        n_lambdas: int | None = None,
+        self, config: ModelConfig, layer: int, rotary: RotaryTable | None, bias: bool = False
     ) -> None:
         super().__init__()
         self.roles = {"log_lambda": Role.LAMBDA}
@@ -45,11 +39,10 @@ class SelfAttention(nn.Module, DeclaresRoles):
         self.output = Linear(width, width, bias=bias, depth=2 * config.n_layers)
         self.query_norm = RMSNorm(self.d_head) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(self.d_head) if config.qk_norm else nn.Identity()
-        dropout = config.attention_dropout
-        self.dropout = config.dropout if dropout is None else dropout
+        self.dropout = config.dropout_on("attention")
         start = math.log(config.attention.lambda_init)
         self.log_lambda = (
-            nn.Parameter(torch.full((n_lambdas or self.n_heads,), start))
+            nn.Parameter(torch.full((self.n_heads,), start))
             if config.attention.has_lambda
             else None
         )

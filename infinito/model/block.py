@@ -27,12 +27,11 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int, rotary: RotaryTable | None) -> None:
         super().__init__()
-        probability = config.residual_dropout
         self.attention_norm: nn.Module = RMSNorm(config.d_model)
         self.attention = SelfAttention(config, layer, rotary)
         self.feed_forward_norm: nn.Module = RMSNorm(config.d_model)
         self.feed_forward = build_feed_forward(config, layer)
-        self.dropout = Dropout(config.dropout if probability is None else probability)
+        self.dropout = Dropout(config.dropout_on("residual"))
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""

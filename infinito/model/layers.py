@@ -60,16 +60,12 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     return result
 
 
-class Dropout(nn.Module):
+class Dropout(nn.Dropout):
     """:func:`dropout` as a layer."""
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
         """(...) -> (...)."""
-        return dropout(x, self.probability, self.training)
+        return dropout(x, self.p, self.training)
 
 
 class Linear(nn.Linear, DeclaresRoles):
@@ -80,19 +76,14 @@ class Linear(nn.Linear, DeclaresRoles):
     """
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        bias: bool = False,
-        depth: int = 1,
-        role: Role = Role.MATRIX,
+        self, n_in: int, n_out: int, bias: bool = False, depth: int = 1, role: Role = Role.MATRIX
     ) -> None:
-        super().__init__(inputs, outputs, bias)
+        super().__init__(n_in, n_out, bias)
         self.roles = {"weight": role, "bias": Role.BIAS}
-        self.deviation = inputs**-0.5 / depth**0.5
+        self.deviation = n_in**-0.5 / depth**0.5
 
     def matrix(self) -> Tensor:
-        """The weights (outputs, inputs), for who multiplies by them in a way of his own."""
+        """The weights (n_out, n_in), for who multiplies by them in a way of his own."""
         return self.weight
 
 
@@ -125,18 +116,16 @@ class Embedding(nn.Embedding, DeclaresRoles):
         return self.weight
 
 
-class RMSNorm(nn.Module, DeclaresRoles):
+class RMSNorm(nn.RMSNorm, DeclaresRoles):
     """Root-mean-square normalisation over the last axis with a gain (Zhang & Sennrich 2019)."""
 
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        super().__init__(width, eps=1e-6)
         self.roles = {"weight": Role.GAIN}
-        self.eps = 1e-6
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width) in x's dtype."""
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), eps=self.eps)
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class _SquaredReLU(torch.autograd.Function):

@@ -26,12 +26,13 @@ class DoubleBlock(Block):
     def __init__(self, config: ModelConfig, layer: int, rotary: RotaryTable | None) -> None:
         nn.Module.__init__(self)
         assert config.second_d_ff is not None  # the schema's rule for double blocks
-        probability = config.residual_dropout
         self.attention_norm = _LayerNorm(config.d_model)
-        self.attention = SelfAttention(config, layer, rotary, bias=True, n_lambdas=1)
+        self.attention = SelfAttention(config, layer, rotary, bias=True)
+        if self.attention.log_lambda is not None:
+            self.attention.log_lambda = nn.Parameter(self.attention.log_lambda.detach()[:1].clone())
         self.feed_forward_norm = _LayerNorm(config.d_model)
         self.feed_forward = FeedForward(config, config.resolved_d_ff, bias=True)
-        self.dropout = Dropout(config.dropout if probability is None else probability)
+        self.dropout = Dropout(config.dropout_on("residual"))
         self.second_feed_forward_norm = _LayerNorm(config.d_model)
         self.second_feed_forward = FeedForward(config, config.second_d_ff, bias=True)
 

@@ -67,6 +67,5 @@ def _layer_bytes_per_token(config: ModelConfig, size: int) -> int:
     heads = width + 2 * kv_width  # query, key, value
     projections = heads * (size + 2 * _FLOAT32 + size)  # raw, normalised, rotated, cast
     feed_forward = (4 if config.activation == "swiglu" else 3) * hidden * size
-    dropout = config.dropout if config.residual_dropout is None else config.residual_dropout
-    masks = 2 * width if dropout else 0
+    masks = 2 * width if config.dropout_on("residual") else 0
     return stream + projections + size * width + feed_forward + masks

@@ -39,7 +39,7 @@ class Transformer(LanguageModel):
         self.checkpoint_activations = False
         rotary = RotaryTable(config.d_head) if config.resolved_position == "rope" else None
         block = DoubleBlock if config.block == "double" else Block
-        width, probability = config.d_model, config.input_dropout
+        width = config.d_model
         self.embedding = Embedding(vocab_size, width, config.word_dropout)
         self.positions = (
             Embedding(config.learned_positions or max_positions, width)
@@ -47,7 +47,7 @@ class Transformer(LanguageModel):
             else None
         )
         self.embedding_norm = block.first_norm(width)
-        self.input_dropout = Dropout(config.dropout if probability is None else probability)
+        self.input_dropout = Dropout(config.dropout_on("input"))
         self.blocks = nn.ModuleList(
             block(config, layer, rotary) for layer in range(config.n_layers)
         )

@@ -18,16 +18,11 @@ State = dict[str, dict[str, Any]]
 
 @dataclass
 class Part:
-    """One torch optimizer, the names of its parameters, its peak rate."""
+    """One torch optimizer, its parameters by name, its peak rate."""
 
     optimizer: torch.optim.Optimizer
-    names: list[str]
+    parameters: dict[str, nn.Parameter]
     peak_learning_rate: float
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters in the order of ``names``."""
-        for group in self.optimizer.param_groups:
-            yield from group["params"]
 
 
 class Optimizers:
@@ -55,7 +50,7 @@ class Optimizers:
         return {
             name: dict(part.optimizer.state[parameter])
             for part in self.parts
-            for name, parameter in zip(part.names, part.parameters(), strict=True)
+            for name, parameter in part.parameters.items()
         }
 
     def load_state(self, state: State) -> None:
@@ -136,4 +131,4 @@ def _part(
             field: parameter.new_zeros(()) if field == "step" else torch.zeros_like(parameter)
             for field in fields
         }
-    return Part(optimizer, list(parameters), rate)
+    return Part(optimizer, parameters, rate)

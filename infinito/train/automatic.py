@@ -47,11 +47,10 @@ def attention_reason(config: Config) -> str:
     """Which attention back end will run in training, and why."""
     model, options = config.model, config.model.attention
     kind = torch.device(config.device).type
-    dropout = model.dropout if model.attention_dropout is None else model.attention_dropout
     length = config.data.sequence_length
     request = Request(
         options.kind, kind, _DTYPES[config.training.precision], model.d_head, length, length,
-        dropout=dropout > 0, alibi=model.resolved_position == "alibi",
+        dropout=model.dropout_on("attention") > 0, alibi=model.resolved_position == "alibi",
         plain=options.kind == "dot" and not options.has_lambda and options.lambda_init == 1,
     )  # fmt: skip
     route = choose_backend(request, options.backend)

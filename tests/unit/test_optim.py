@@ -63,13 +63,13 @@ def test_wsd_is_flat_until_its_decay() -> None:
 def test_muon_takes_the_hidden_matrices_and_gains_never_decay() -> None:
     model = small_model()
     muon, adamw = Optimizers(model, TrainingConfig(optimizer="muon")).parts
-    assert all(name.startswith("blocks.") and "norm" not in name for name in muon.names)
-    assert "embedding.weight" in adamw.names
+    assert all(name.startswith("blocks.") and "norm" not in name for name in muon.parameters)
+    assert "embedding.weight" in adamw.parameters
     decayed, gains = adamw.optimizer.param_groups
     assert decayed["weight_decay"] > 0
     assert gains["weight_decay"] == 0
     assert all(p.ndim == 1 for p in gains["params"])
-    names = muon.names + adamw.names
+    names = [*muon.parameters, *adamw.parameters]
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
 
 
