@@ -15,6 +15,8 @@ from infinito.model.roles import Role, declared_parameters
 
 State = dict[str, dict[str, Any]]
 
+_REMEDY = "use another checkpoint of the run (`infinito runs` lists them)"
+
 
 @dataclass
 class Part:
@@ -72,16 +74,16 @@ class Optimizers:
 
 def _require_names(what: str, found: Set[str], wanted: Set[str]) -> None:
     if missing := sorted(wanted - found)[:3]:
-        raise CheckpointError(f"{what} lacks {', '.join(missing)}")
+        raise CheckpointError(f"{what} lacks {', '.join(missing)}", _REMEDY)
     if unknown := sorted(found - wanted)[:3]:
-        raise CheckpointError(f"{what} names {', '.join(unknown)}, unknown to this run")
+        raise CheckpointError(f"{what} names {', '.join(unknown)}, unknown to this run", _REMEDY)
 
 
 def _require_like(what: str, found: Any, wanted: Tensor) -> None:
     if not isinstance(found, Tensor) or (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
         seen = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else "no tensor"
         raise CheckpointError(
-            f"optimizer field {what} is {seen}, not {wanted.dtype} {tuple(wanted.shape)}"
+            f"optimizer field {what} is {seen}, not {wanted.dtype} {tuple(wanted.shape)}", _REMEDY
         )
 
 

@@ -127,8 +127,9 @@ def test_state_that_is_missing_is_refused(optimizer: str) -> None:
     name = "blocks.0.attention.query.weight"
     without = {key: fields for key, fields in state.items() if key != name}
     for lacking in ({}, without, {**state, name: {}}):
-        with pytest.raises(CheckpointError, match="lacks"):
+        with pytest.raises(CheckpointError, match="lacks") as caught:
             optimizers.load_state(lacking)
+        assert "another checkpoint" in (caught.value.remedy or "")
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
