@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,20 @@ def interleaved_seconds(
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
     """Median over the rounds of one time divided by another of the same round."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the median that holds whatever the distribution, by the binomial sign test.
+
+    The widest there is, the extremes, where the values are too few for ``confidence``.
+    """
+    ordered, rank, tail = sorted(values), 0, 0.0
+    for number in range(len(ordered) // 2):
+        tail += math.comb(len(ordered), number) / 2 ** len(ordered)
+        if 2 * tail > 1 - confidence:
+            break
+        rank = number
+    return ordered[rank], ordered[-1 - rank]
 
 
 def median_seconds(action: Callable[[], object], device: torch.device, rounds: int = 7) -> float:

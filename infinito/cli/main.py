@@ -24,6 +24,7 @@ from infinito.cli import (
     export,
     fit_lambda,
     generate,
+    optimise,
     runs,
     train,
 )
@@ -49,6 +50,7 @@ COMMANDS = (
     Command("analyze", analyze.analyze),
     Command("fit-lambda", fit_lambda.fit_lambda),
     Command("export", export.export),
+    Command("optimise", optimise.optimise),
     Command("runs", runs.runs),
     Command("bench", bench.app),
     Command("doctor", doctor.doctor),

@@ -23,6 +23,7 @@ RANKS = (
     ("load",),
     ("train", "evaluate", "generate", "analyze", "search", "export"),
     ("bench",),
+    ("optimise",),
     ("cli",),
     ("__init__", "__main__"),
 )

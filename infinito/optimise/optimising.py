@@ -1,0 +1,84 @@
+"""From a config or a checkpoint to a directory with the optimised config and its proof."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infinito.checkpoint.atomic import cannot_write, make_numbered
+from infinito.checkpoint.discover import RUNS_DIRECTORY, resolve_checkpoint
+from infinito.config.loading import load_config
+from infinito.config.schema import Config
+from infinito.data.prepare import prepare
+from infinito.errors import CheckpointError, ResourceError
+from infinito.load import OpenedCheckpoint, open_checkpoint
+from infinito.optimise.int8_trial import Int8Trial, try_int8
+from infinito.optimise.measuring import TrainingMeasurer, other_thread_counts
+from infinito.optimise.optimisations import alternatives_of
+from infinito.optimise.optimise_report import FILES, INT8_FILE, figures, summary, write_files
+from infinito.optimise.pipeline import Optimised, Pipeline
+from infinito.train.automatic import resolve
+from infinito.train.fitting import fit_step
+
+
+@dataclass(frozen=True)
+class OptimiseOutcome:
+    """Where the files are, and what is in them."""
+
+    directory: Path
+    result: Optimised
+    figures: dict[str, Any]
+    lines: list[str]
+
+
+def optimise(reference: str, output_dir: Path | None) -> OptimiseOutcome:
+    """Measure every optimisation on the config or checkpoint ``reference``; keep what helps.
+
+    Raises:
+        InfinitoError: whatever training it would raise; a directory with files of an earlier one.
+    """
+    opened, config = _subject(reference)
+    config = resolve(config)
+    dataset = prepare(config, tokenizer=opened.tokenizer if opened else None)
+    config = fit_step(config, dataset)
+    directory = _directory(output_dir, Path(reference))
+    measurer = TrainingMeasurer(dataset, opened.weights() if opened else None)
+    pipeline = Pipeline(config, measurer)
+    result = pipeline.run(alternatives_of(config), other_thread_counts(config))
+    int8: Int8Trial | None = None
+    if opened:
+        store = dataset.splits["valid"]
+        int8 = try_int8(opened, store, config.device, directory / INT8_FILE)
+    data = figures(reference, config, result, int8)
+    write_files(directory, config, result, int8, data)
+    return OptimiseOutcome(directory, result, data, summary(config, result, int8))
+
+
+def _subject(reference: str) -> tuple[OpenedCheckpoint | None, Config]:
+    path = Path(reference)
+    if not path.is_dir() and path.suffix != ".pt":
+        return None, load_config(path)
+    opened = open_checkpoint(resolve_checkpoint(reference, "best"))
+    if opened.int8_names:
+        raise CheckpointError(
+            f"{opened.path} holds weights of eight bits, which cannot be trained",
+            "optimise the checkpoint that it was exported from",
+        )
+    # What is trained from it is a new run.
+    return opened, opened.config.model_copy(update={"output_dir": None})
+
+
+def _directory(wanted: Path | None, subject: Path) -> Path:
+    """Make the directory; what an earlier call left there is not overwritten."""
+    try:
+        if wanted is None:
+            RUNS_DIRECTORY.mkdir(exist_ok=True)
+            return make_numbered(RUNS_DIRECTORY, f"{subject.stem or 'run'}-optimised")
+        wanted.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(wanted or RUNS_DIRECTORY, error) from error
+    taken = [name for name in FILES if (wanted / name).exists()]
+    if taken:
+        raise ResourceError(f"{wanted / taken[0]} exists", "name another --output-dir")
+    return wanted
