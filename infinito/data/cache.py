@@ -106,10 +106,9 @@ class Cache:
                 with os.fdopen(handle, "wb") as stream:
                     yield stream
                 os.replace(name, self.path(kind, key))
-            except BaseException:
+            finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name)
-                raise
         except OSError as error:
             raise _unwritable(directory, error) from error
 

@@ -108,6 +108,8 @@ def test_the_source_and_no_path_says_what_wikitext_is(
         (["--text", "x", "--split", "test"], 2, "--text"),
         (["--split", "test"], 3, "--text FILE"),
         (["--set", "data.valid_file=/nowhere/gone.txt"], 3, "/nowhere/gone.txt"),
+        (["--set", "data.valid_file=''"], 2, "--set data.valid_file='': data.valid_file"),
+        (["--set", "data.source=hub"], 2, "--set data.source=hub: data: "),
         (["--text", "/nowhere/gone.txt"], 3, "/nowhere/gone.txt"),
     ],
 )
