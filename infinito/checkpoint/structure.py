@@ -42,6 +42,14 @@ def _are_tensors(value: Any) -> bool:
     return bool(value) and _is_dict_of(_is_a(TensorSpec))(value)
 
 
+def _is_log(value: Any) -> bool:
+    """Numbers, and sums of measurements, of whatever shape."""
+    if type(value) is not dict:
+        return False
+    numbers = {name: item for name, item in value.items() if name != "measurements"}
+    return _is_dict_of(_is_number)(numbers) and type(value.get("measurements", {})) is dict
+
+
 def _are_evaluations(value: Any) -> bool:
     return type(value) is list and all(_is_evaluation(item) for item in value)
 
@@ -67,7 +75,7 @@ REQUIRED: dict[str, Callable[[Any], bool]] = {
     "random": _is_a(dict),
     "best": lambda value: value is None or _is_dict_of(_is_number)(value),
     "evaluations": _are_evaluations,
-    "log": _is_dict_of(_is_number),
+    "log": _is_log,
     "versions": _is_a(dict),
 }
 

@@ -123,6 +123,32 @@ class AttentionConfig(Section):
         return self.kind != "dot" if self.learnable_lambda is None else self.learnable_lambda
 
 
+class MoeConfig(Section):
+    """Several feed-forward networks a layer, of which each token passes a few."""
+
+    n_experts: int = Field(
+        0, ge=0, le=1024, description="Experts a layer, each of hidden width d_ff; 0 or 1: dense."
+    )
+    top_k: int = Field(
+        2, ge=1, le=64, description="Experts that each token passes; all get their tokens."
+    )
+    n_shared: int = Field(0, ge=0, le=64, description="Experts more that every token passes.")
+    balance_weight: float = Field(
+        0.01, ge=0, description="Weight of the load-balancing loss of each layer, in nats a token."
+    )
+    z_weight: float = Field(
+        0.001, ge=0, description="Weight of the router z-loss of each layer, in nats a token."
+    )
+
+    @model_validator(mode="after")
+    def _experts_suffice(self) -> MoeConfig:
+        if self.n_experts and self.top_k > self.n_experts:
+            raise ValueError(f"top_k {self.top_k} is more than n_experts {self.n_experts}")
+        if self.n_shared and self.n_experts < 2:
+            raise ValueError("n_shared needs at least 2 n_experts to be shared beside")
+        return self
+
+
 class ModelConfig(Section):
     """The decoder-only transformer."""
 
@@ -136,8 +162,8 @@ class ModelConfig(Section):
         None,
         ge=8,
         le=65536,
-        description="Hidden width of the feed-forward network; absent: 4 d_model, for swiglu "
-        "8/3 d_model rounded up to a multiple of 32 (equal parameters).",
+        description="Hidden width of the feed-forward network, of each expert; absent: 4 d_model, "
+        "for swiglu 8/3 d_model rounded up to a multiple of 32 (equal parameters).",
     )
     block: Literal["standard", "double"] = Field(
         "standard",
@@ -184,6 +210,9 @@ class ModelConfig(Section):
     attention: AttentionConfig = Field(
         default_factory=AttentionConfig, description="Attention kind and its options."
     )
+    moe: MoeConfig = Field(
+        default_factory=MoeConfig, description="Mixture of experts: token choice, nothing dropped."
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelConfig:
@@ -208,6 +237,8 @@ class ModelConfig(Section):
             raise ValueError("second_d_ff is the width that block double needs, and only it has")
         if self.learned_positions is not None and self.resolved_position != "learned":
             raise ValueError("learned_positions has no effect unless position is learned")
+        if self.block == "double" and self.moe.n_experts > 1:
+            raise ValueError("block double has no experts: moe.n_experts must be 0 or 1")
         return self
 
     @property

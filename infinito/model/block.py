@@ -8,14 +8,19 @@ from torch import Tensor, nn
 
 from infinito.config.schema import ModelConfig
 from infinito.model.attention import SelfAttention
+from infinito.model.experts import MixtureOfExperts
 from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.layers import Dropout, FeedForward, RMSNorm
 from infinito.model.position import RotaryTable
 
 
 def build_feed_forward(config: ModelConfig, layer: int) -> nn.Module:
-    """The feed-forward network (B, T, C) -> (B, T, C) of block number ``layer``."""
-    return FeedForward(config, config.resolved_d_ff)
+    """The feed-forward network (B, T, C) -> (B, T, C) of block number ``layer``.
+
+    A single expert needs no router: it is the dense network, to the bit.
+    """
+    kind = MixtureOfExperts if config.moe.n_experts > 1 else FeedForward
+    return kind(config, config.resolved_d_ff)
 
 
 class Block(nn.Module):

@@ -13,13 +13,17 @@ from torch import nn
 
 from infinito.config.schema import ModelConfig
 from infinito.model.attention import SelfAttention
+from infinito.model.experts import mixtures
 from infinito.model.roles import Role, declared_parameters
 from infinito.model.transformer import Transformer
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Trainable numbers by part; the output head is 0 where it is the embedding."""
+    """Trainable numbers by part; the output head is 0 where it is the embedding.
+
+    ``inactive`` are those of ``feed_forward`` whose experts a token does not pass.
+    """
 
     embedding: int
     positions: int
@@ -28,12 +32,18 @@ class ParameterCount:
     norms: int
     lambdas: int
     head: int
+    inactive: int = 0
 
     @property
     def total(self) -> int:
         """All of them."""
         inner = self.attention + self.feed_forward + self.norms + self.lambdas
         return self.embedding + self.positions + inner + self.head
+
+    @property
+    def active(self) -> int:
+        """Those that one token passes."""
+        return self.total - self.inactive
 
 
 def count_parameters(config: ModelConfig, vocab_size: int, max_positions: int) -> ParameterCount:
@@ -45,11 +55,18 @@ def count_parameters(config: ModelConfig, vocab_size: int, max_positions: int) -
         embedding=_numbers(model.embedding).total(),
         positions=_numbers(model.positions).total(),
         attention=projections,
-        feed_forward=whole[Role.MATRIX] + whole[Role.BIAS] - projections,
+        feed_forward=whole[Role.MATRIX] + whole[Role.BIAS] + whole[Role.ROUTER] - projections,
         norms=whole[Role.GAIN],
         lambdas=whole[Role.LAMBDA],
         head=_numbers(model.head).total(),
+        inactive=_inactive(model),
     )
+
+
+def _inactive(model: nn.Module) -> int:
+    """Numbers of the experts that a token does not pass."""
+    found = ((_numbers(m.experts).total(), m.top_k, len(m.experts)) for m in mixtures(model))
+    return sum(numbers * (experts - passed) // experts for numbers, passed, experts in found)
 
 
 def _without_memory(config: ModelConfig, vocab_size: int, max_positions: int) -> Transformer:
@@ -74,6 +91,8 @@ def _numbers(*modules: nn.Module | None) -> Counter[Role]:
 class FlopCount:
     """FLOPs of matrix products in one forward pass, by part; the rest of the work is not counted.
 
+    Of experts, those that a token passes are counted.
+
     Attention is counted in full, as torch's counter does, although half of it is masked.
     """
 
@@ -96,10 +115,11 @@ class FlopCount:
 def count_flops(config: ModelConfig, vocab_size: int, batch: int, sequence: int) -> FlopCount:
     """Count the FLOPs of a forward pass over (batch, sequence) tokens, loss included."""
     model, tokens = _without_memory(config, vocab_size, sequence), batch * sequence
-    projections = _numbers(*_attentions(model))[Role.MATRIX]
+    projections, whole = _numbers(*_attentions(model))[Role.MATRIX], _numbers(model)
+    active = whole[Role.MATRIX] + whole[Role.ROUTER] - projections - _inactive(model)
     return FlopCount(
         projections=2 * tokens * projections,
         attention=4 * tokens * sequence * config.d_model * config.n_layers,
-        feed_forward=2 * tokens * (_numbers(model)[Role.MATRIX] - projections),
+        feed_forward=2 * tokens * active,
         head=2 * tokens * vocab_size * config.d_model,
     )

@@ -13,12 +13,12 @@ from infinito.model.key_value_cache import KeyValueCache
 
 
 class TrainingLoss(NamedTuple):
-    """What a forward pass in training gives: float32 scalars, summed over its targets.
+    """What a forward pass in training gives, float32 and summed over its targets.
 
     Attributes:
         nats: cross-entropy of the targets, the figure that is reported.
         auxiliary: what is to be made small besides, weighted by the model, by name.
-        measurements: what a reader may want to see of the pass, without gradients, by name.
+        measurements: what a reader may want to see, without gradients, by name; of any shape.
     """
 
     nats: Tensor
@@ -29,6 +29,12 @@ class TrainingLoss(NamedTuple):
     def objective(self) -> Tensor:
         """What training makes small."""
         return sum(self.auxiliary.values(), self.nats)
+
+    @property
+    def seen(self) -> dict[str, Tensor]:
+        """All but the nats, for a reader."""
+        losses = {f"{name}_loss": loss.detach() for name, loss in self.auxiliary.items()}
+        return losses | self.measurements
 
 
 class LanguageModel(nn.Module, ABC):

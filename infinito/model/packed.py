@@ -1,8 +1,8 @@
 """Linear maps and tables whose weights are stored in bfloat16 or int8.
 
 Storage only: whoever multiplies by them in torch reads floats, through ``matrix()`` as ever; the
-compiled decode step reads them as they are stored. Norms, biases and lambdas stay float32: they
-are few.
+compiled decode step reads them as they are stored. Norms, biases, lambdas and routers stay
+float32: they are few.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from infinito.errors import CheckpointError
 from infinito.model.layers import Embedding, Linear
-from infinito.model.roles import DeclaresRoles
+from infinito.model.roles import DeclaresRoles, Role
 
 #: Numbers of a row that share a scale in int8. The scales add 4 / GROUP bytes a number.
 GROUP = 64
@@ -118,8 +118,9 @@ class PackedEmbedding(PackedWeights):
 
 def packable(model: nn.Module) -> list[str]:
     """Names of the weights that :func:`pack` can take."""
-    modules = model.named_modules()
-    return [f"{name}.weight" for name, m in modules if isinstance(m, Linear | Embedding)]
+    found = [(name, m) for name, m in model.named_modules() if isinstance(m, Linear | Embedding)]
+    # A router has few numbers, and an error in them may choose another expert.
+    return [f"{name}.weight" for name, m in found if m.roles["weight"] is not Role.ROUTER]
 
 
 def pack(

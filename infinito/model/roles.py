@@ -16,6 +16,7 @@ class Role(Enum):
 
     MATRIX = "matrix"  # of a linear map inside the model
     TABLE = "table"  # a row a token or position: embeddings, and the map to logits
+    ROUTER = "router"  # of the map that names experts
     BIAS = "bias"  # of a linear map
     GAIN = "gain"  # of a normalisation, its shift included
     LAMBDA = "lambda"  # of attention, one a head or a layer

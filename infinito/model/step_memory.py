@@ -61,11 +61,16 @@ def count_memory(config: Config, vocab_size: int, *, frozen: bool = False) -> Me
 
 def _layer_bytes_per_token(config: ModelConfig, size: int) -> int:
     """Bytes a token that one block keeps; ``size`` is that of the matrix products' numbers."""
-    width, hidden = config.d_model, config.resolved_d_ff + (config.second_d_ff or 0)
+    width, moe = config.d_model, config.moe
+    passed = moe.top_k + moe.n_shared if moe.n_experts > 1 else 1
+    hidden = passed * config.resolved_d_ff + (config.second_d_ff or 0)
+    # What enters and leaves each chosen expert, the router's input and its probabilities.
+    routing = 2 * moe.top_k * size * width + _FLOAT32 * (width + 4 * moe.n_experts)
     kv_width = config.resolved_kv_heads * config.d_head
     stream = 4 * _FLOAT32 * width + 2 * size * width  # two inputs, two norms and their casts
     heads = width + 2 * kv_width  # query, key, value
     projections = heads * (size + 2 * _FLOAT32 + size)  # raw, normalised, rotated, cast
     feed_forward = (4 if config.activation == "swiglu" else 3) * hidden * size
     masks = 2 * width if config.dropout_on("residual") else 0
-    return stream + projections + size * width + feed_forward + masks
+    inner = projections + size * width + feed_forward
+    return stream + inner + masks + (routing if moe.n_experts > 1 else 0)

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from infinito.config.schema import ModelConfig
 from infinito.model.block import Block
+from infinito.model.experts import Routing, collecting
 from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.language_model import LanguageModel, TrainingLoss
 from infinito.model.layers import Dropout, Embedding, Linear, initialise
@@ -79,9 +80,25 @@ class Transformer(LanguageModel):
 
     def forward(self, tokens: Tensor, targets: Tensor) -> TrainingLoss:
         """The losses of ids (B, T) and targets (B, T), -100 where there is none."""
-        hidden = self.hidden(tokens).flatten(0, 1)
+        with collecting(self) as routings:
+            hidden = self.hidden(tokens).flatten(0, 1)
         nats = summed_cross_entropy(hidden, self._output_matrix(), targets.flatten())
-        return TrainingLoss(nats, auxiliary={}, measurements={})
+        return TrainingLoss(nats, *self._of_experts(routings))
+
+    def _of_experts(self, routings: list[Routing]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Auxiliary losses, and what was measured a layer (and expert)."""
+        if not routings:
+            return {}, {}
+        moe = self.config.moe
+        auxiliary = {
+            "balance": moe.balance_weight * torch.stack([r.balance for r in routings]).sum(),
+            "router_z": moe.z_weight * torch.stack([r.router_z for r in routings]).sum(),
+        }
+        measurements = {
+            "expert_load": torch.stack([r.load for r in routings]),
+            "router_entropy": torch.stack([r.entropy for r in routings]),
+        }
+        return auxiliary, measurements
 
     @torch.no_grad()
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from infinito.model.roles import Role, declared_parameters
 State = dict[str, dict[str, Any]]
 
 _REMEDY = "use another checkpoint of the run (`infinito runs` lists them)"
+#: Their rows stand for tokens, positions and experts each by itself: no matrix for Muon.
+_TABLES = (Role.TABLE, Role.ROUTER)
 
 
 @dataclass
@@ -88,11 +90,11 @@ def _require_like(what: str, found: Any, wanted: Tensor) -> None:
 
 
 def _build(model: nn.Module, training: TrainingConfig) -> Iterator[Part]:
-    """Gains, biases and lambdas never decay; tables take AdamW under either optimizer."""
+    """Gains, biases and lambdas never decay; tables and routers take AdamW under either."""
     trained = [(n, p, role) for n, p, role in declared_parameters(model) if p.requires_grad]
     matrices = {name: p for name, p, role in trained if role is Role.MATRIX}
-    tables = {name: p for name, p, role in trained if role is Role.TABLE}
-    others = {name: p for name, p, role in trained if role not in (Role.MATRIX, Role.TABLE)}
+    tables = {name: p for name, p, role in trained if role in _TABLES}
+    others = {name: p for name, p, role in trained if role not in (Role.MATRIX, *_TABLES)}
     if training.optimizer == "muon":
         yield _muon(matrices, training)
         matrices = {}

@@ -70,6 +70,7 @@ def _window_fields(trainer: Trainer) -> dict[str, Any]:
         "learning_rate": trainer.last_learning_rate,
         "grad_norm": window.grad_norm,
         "tokens_per_second": trainer.speed.take_window(),
+        **{name: (sums / window.targets).tolist() for name, sums in window.measurements.items()},
     }
 
 

@@ -131,7 +131,8 @@ def _fitting(
     """The config of the fit: lambda learnable, no dropout, no decay, the rate falling in a line."""
     attention = config.model.attention.model_copy(update={"learnable_lambda": True})
     dropouts = {key: 0.0 for key in type(config.model).model_fields if key.endswith("dropout")}
-    model = config.model.model_copy(update={"attention": attention, **dropouts})
+    moe = config.model.moe.model_copy(update={"balance_weight": 0.0, "z_weight": 0.0})
+    model = config.model.model_copy(update={"attention": attention, "moe": moe, **dropouts})
     training = config.training.model_copy(
         update={
             "epochs": epochs, "max_steps": max_steps, "learning_rate": learning_rate,

@@ -24,11 +24,12 @@ def plan_lines(trainer: Trainer) -> list[str]:
     epochs = steps * training.sequences_per_step / trainer.order.sequences_per_epoch
     memory = count_memory(config, model.vocab_size).total
     matrices = f", of the matrices {training.muon_learning_rate:g}"
+    active = f", {parts.active} of them active a token" if parts.inactive else ""
     muon = matrices if training.optimizer == "muon" else ""
     return [
         f"data:       {config.data.resolved_source}: {texts}",
         f"tokenizer:  {trainer.tokenizer.kind}, {trainer.tokenizer.vocab_size} ids",
-        f"model:      {parts.total} parameters (embedding {parts.embedding}, "
+        f"model:      {parts.total} parameters{active} (embedding {parts.embedding}, "
         f"attention {parts.attention}, feed-forward {parts.feed_forward})",
         f"steps:      {steps} of {tokens_per_step} tokens ({training.sequences_per_step} sequences "
         f"of {length}) = {epochs:.2f} epochs",

@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from infinito.errors import CheckpointError
 from infinito.train.step import StepResult
+
+
+def _shapes(measurements: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in measurements.items()}
 
 
 @dataclass
@@ -16,12 +23,32 @@ class LogWindow:
     loss_sum: float = 0.0
     targets: int = 0
     grad_norm: float = 0.0
+    measurements: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, result: StepResult) -> None:
-        """Take in one step."""
+        """Take in one step. Raises CheckpointError if a loaded window is of another model."""
+        if self.targets and _shapes(self.measurements) != _shapes(result.measurements):
+            raise CheckpointError(
+                "the checkpoint's open log window holds measurements that its model does not make",
+                "use another checkpoint of the run (`infinito runs` lists them)",
+            )
         self.loss_sum += result.loss_sum
         self.targets += result.targets
         self.grad_norm = result.grad_norm
+        for name, value in result.measurements.items():
+            self.measurements[name] = value + self.measurements.get(name, 0.0)
+
+    def to_plain(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        lists = {name: value.tolist() for name, value in self.measurements.items()}
+        return asdict(self) | {"measurements": lists}
+
+    @classmethod
+    def from_plain(cls, content: dict[str, Any]) -> LogWindow:
+        """Rebuild from what a checkpoint kept."""
+        lists = content.get("measurements", {})
+        sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in lists.items()}
+        return cls(**content | {"measurements": sums})
 
 
 @dataclass
@@ -66,7 +93,7 @@ class Progress:
             "tokens": self.tokens,
             "evaluations": [dict(e) for e in self.evaluations],
             "best": dict(self.best) if self.best else None,
-            "log": asdict(self.window),
+            "log": self.window.to_plain(),
         }
 
     @classmethod
@@ -77,7 +104,7 @@ class Progress:
             sequences=content["sequences"],
             tokens=content["tokens"],
             evaluations=[dict(e) for e in content["evaluations"]],
-            window=LogWindow(**content["log"]),
+            window=LogWindow.from_plain(content["log"]),
         )
 
 

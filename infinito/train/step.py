@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,16 @@ _SMALLEST_SCALE = 2.0**-10
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step saw: summed loss (nats), target tokens, gradient norm before clipping."""
+    """What a step saw: summed loss (nats), target tokens, gradient norm before clipping.
+
+    ``measurements``: auxiliary losses and what else the model measured, summed over the targets,
+    float64 and not on the device.
+    """
 
     loss_sum: float
     targets: int
     grad_norm: float
+    measurements: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def skipped(self) -> bool:
@@ -41,23 +46,26 @@ def accumulate_gradients(
     sequences: Tensor,
     batch_size: int,
     precision: str,
-) -> tuple[Tensor, int]:
+) -> tuple[Tensor, int, dict[str, Tensor]]:
     """Forward and backward over ``sequences`` (N, T + 1) in parts of ``batch_size``.
 
     ``model`` is a LanguageModel, or what wraps one and is called like it.
 
     The loss is divided by the target tokens of the whole step, so the gradient does not depend
-    on how the step is split. Returns the summed loss (device scalar) and the number of targets.
+    on how the step is split; but how even a load is, is said of each part by itself. Returns the
+    summed loss (device scalar), the number of targets and the summed measurements.
     """
     inputs, targets = sequences[:, :-1], sequences[:, 1:]
     count = targets.numel()
-    total = torch.zeros((), device=sequences.device)
+    total, seen = torch.zeros((), device=sequences.device), dict[str, Tensor]()
     for part, target in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
         with autocast(precision, sequences.device.type):
             loss: TrainingLoss = model(part, target)
         scaler.scale(loss.objective / count).backward()
         total += loss.nats.detach()
-    return total, count
+        for name, value in loss.seen.items():
+            seen[name] = seen.get(name, 0.0) + value
+    return total, count, seen
 
 
 def training_step(
@@ -75,13 +83,14 @@ def training_step(
     for every optimizer alike.
     """
     optimizers.zero_grad()
-    loss_sum, count = accumulate_gradients(model, scaler, sequences, batch_size, precision)
+    loss_sum, count, seen = accumulate_gradients(model, scaler, sequences, batch_size, precision)
     for part in optimizers.parts:
         scaler.unscale_(part.optimizer)
     limit = max_grad_norm or math.inf
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
     loss, grad_norm = torch.stack((loss_sum, norm)).tolist()
-    result = StepResult(loss, count, grad_norm)
+    measurements = {name: value.cpu().double() for name, value in seen.items()}
+    result = StepResult(loss, count, grad_norm, measurements)
     if result.skipped or not math.isfinite(loss):
         _back_off(result, scaler)
         return result

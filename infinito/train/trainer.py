@@ -172,7 +172,7 @@ class Trainer:
             "tokens_per_second": self.speed.tokens_per_second,
             "seconds_per_step": self.speed.seconds_per_step,
             "peak_memory_mb": peak_memory_mb(self.config.device),
-            "parameters": {**asdict(parts), "total": parts.total},
+            "parameters": {**asdict(parts), "total": parts.total, "active": parts.active},
             "model_bytes": {name: parts.total * size for name, size in _BYTES_PER_NUMBER.items()},
             "device": str(self.device),
             "precision": self.precision,

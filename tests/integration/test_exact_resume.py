@@ -78,6 +78,8 @@ def test_any_stops_end_with_the_same_file(tmp_path: Path, stops: list[int]) -> N
         {"training__precision": "bfloat16"},
         {"training__precision": "float16"},
         {"model__attention__kind": "l1"},
+        {"model__moe": {"n_experts": 4, "n_shared": 1}},
+        {"model__moe": {"n_experts": 3, "top_k": 1}, "training__activation_checkpointing": True},
         {"model__attention__kind": "cosine", "training__activation_checkpointing": True},
     ],
 )
@@ -148,3 +150,22 @@ def test_a_batch_split_another_way_takes_the_same_sequences(tmp_path: Path) -> N
         theirs = other.optimizers.state()[name]
         torch.testing.assert_close(fields["exp_avg"], theirs["exp_avg"], rtol=1e-2, atol=1e-6)
         torch.testing.assert_close(fields["exp_avg_sq"], theirs["exp_avg_sq"], rtol=1e-2, atol=1e-9)
+
+
+@pytest.mark.row("R-14")
+@pytest.mark.parametrize(
+    "measurements",
+    [{}, {"loss": [1.0]}, {"expert_load": [[1.0, 2.0]]}, {"expert_load": [[1.0], [1.0, 2.0]]},
+     {"expert_load": "much"}, [1.0]],
+)  # fmt: skip
+def test_measurements_that_the_model_does_not_make_are_refused(
+    tmp_path: Path, measurements: object
+) -> None:
+    path = tmp_path / "part.pt"
+    advance(build(tmp_path, model__moe={"n_experts": 3}), 1).save(path)
+    content = read_checkpoint(path)
+    content["log"]["measurements"] = measurements
+    write_checkpoint(path, content)
+    with pytest.raises(InfinitoError) as caught:
+        advance(Trainer.load(path), 2)
+    assert caught.value.exit_code == 4

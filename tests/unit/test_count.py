@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from infinito.config.loading import load_config
 from infinito.config.schema import AttentionConfig, ModelConfig
 from infinito.load import build_model
+from infinito.model import experts
 from infinito.model.count import count_flops, count_parameters
 from infinito.model.transformer import Transformer
 from tests.support import ROOT
@@ -20,6 +21,8 @@ SHAPES: list[dict[str, Any]] = [
     {"activation": "swiglu", "n_kv_heads": 2},
     {"position": "learned", "tie_embeddings": False, "qk_norm": False, "d_ff": 40},
     {"position": "alibi", "activation": "gelu", "n_layers": 3},
+    {"moe": {"n_experts": 5, "top_k": 2, "n_shared": 1}, "activation": "swiglu", "d_ff": 48},
+    {"moe": {"n_experts": 3, "top_k": 1}},
     {"block": "double", "second_d_ff": 24, "position": "learned", "learned_positions": 40},
     {"attention": AttentionConfig(kind="l1", backend="reference")},
 ]
@@ -40,6 +43,12 @@ def test_parameters_equal_those_of_the_model(changes: dict[str, Any]) -> None:
     assert count.lambdas == lambdas
     assert count.attention == sum(v for n, v in inner.items() if ".attention." in n) - lambdas
     assert count.feed_forward == sum(v for n, v in inner.items() if "feed_forward." in n)
+    experts = config.moe.n_experts
+    passed = [
+        n for n in inner if int((n + ".experts.0").split(".experts.")[1][0]) < config.moe.top_k
+    ]
+    assert count.active == count.total - sum(inner.values()) + sum(inner[n] for n in passed)
+    assert (count.active < count.total) == (experts > 1)
 
 
 @pytest.mark.parametrize("count", [5_769_730, 31_777_796, 30_857_730])
@@ -60,7 +69,10 @@ def test_a_preset_has_each_published_count(count: int) -> None:
 
 
 @pytest.mark.parametrize("changes", SHAPES[:-1])  # a distance is no matrix product
-def test_flops_equal_those_that_torch_counts(changes: dict[str, Any]) -> None:
+def test_flops_equal_those_that_torch_counts(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experts, "_ROWS", 1)  # torch would count the products of padding
     # The reference back end is made of plain products, which torch counts like any other.
     config = config_of({"attention": AttentionConfig(backend="reference"), **changes})
     model = Transformer(config, 100, 24).train()

@@ -19,6 +19,7 @@ SHAPES: list[dict[str, Any]] = [
     {},
     {"attention": {"kind": "l1"}, "activation": "swiglu", "tie_embeddings": False},
     {"position": "learned", "qk_norm": False, "n_kv_heads": 2},
+    {"moe": {"n_experts": 5, "top_k": 2, "n_shared": 1}, "activation": "swiglu", "d_ff": 48},
     {"block": "double", "second_d_ff": 24, "position": "learned", "attention": {"kind": "l2sq"}},
 ]
 
@@ -36,9 +37,10 @@ def test_every_parameter_has_one_role_that_fits_its_shape(changes: dict[str, Any
     ):
         assert name == expected
         assert parameter is other
-        assert (parameter.ndim == 2) == (role in (Role.MATRIX, Role.TABLE))
+        assert (parameter.ndim == 2) == (role in (Role.MATRIX, Role.TABLE, Role.ROUTER))
         in_a_block = name.startswith("blocks.")
-        assert (role is Role.MATRIX) == (in_a_block and parameter.ndim == 2)
+        assert (role is Role.ROUTER) == ("router" in name)
+        assert (role in (Role.MATRIX, Role.ROUTER)) == (in_a_block and parameter.ndim == 2)
         assert (role is Role.LAMBDA) == ("lambda" in name)
         assert (role is Role.GAIN) == ("norm" in name)
 
@@ -59,7 +61,7 @@ def test_first_weights_have_the_deviations_of_their_kind(changes: dict[str, Any]
             assert not parameter.any()
         elif parameter.ndim == 2:
             expected = parameter.shape[1] ** -0.5
-            if name in ("embedding.weight", "positions.weight"):
+            if name in ("embedding.weight", "positions.weight") or "router" in name:
                 expected = 0.02
             if name.endswith(("output.weight", "down.weight")):
                 expected /= 6**0.5  # two branches a layer
