@@ -27,6 +27,7 @@ from infinito.cli import (
     optimise,
     runs,
     train,
+    tune,
 )
 from infinito.cli.failure import INTERRUPTED, report, say_error
 from infinito.cli.output import Messages, Results, discard, say, through
@@ -51,6 +52,7 @@ COMMANDS = (
     Command("fit-lambda", fit_lambda.fit_lambda),
     Command("export", export.export),
     Command("optimise", optimise.optimise),
+    Command("tune", tune.tune),
     Command("runs", runs.runs),
     Command("bench", bench.app),
     Command("doctor", doctor.doctor),

@@ -72,7 +72,10 @@ def show_value(value: object) -> str:
 
 
 def raise_problems(
-    problems: Sequence[Problem], where: str, error: type[InfinitoError] = ConfigError
+    problems: Sequence[Problem],
+    where: str,
+    error: type[InfinitoError] = ConfigError,
+    remedy: str = _REMEDY,
 ) -> None:
     """Raise ``error`` with every problem in one message, one line each; nothing if none."""
     if not problems:
@@ -83,7 +86,7 @@ def raise_problems(
         lines.append(f"... and {len(problems) - MAX_PROBLEMS} more")
     if len(lines) > 1:
         lines = [f"{len(problems)} problems in {where}", *(f"  {line}" for line in lines)]
-    raise error("\n".join(lines), _REMEDY)
+    raise error("\n".join(lines), remedy)
 
 
 def explain_validation(
@@ -102,7 +105,8 @@ def _explain(details: ErrorDetails, key: str, place: Place) -> Problem:
     if kind in ("extra_forbidden", "invalid_key"):
         return Problem(place, key, UNKNOWN_KEY, value)
     if kind == "missing":
-        return Problem(place, key, f"required and missing ({_description(key)})")
+        description = f" ({_description(key)})" if _description(key) else ""
+        return Problem(place, key, f"required and missing{description}")
     if kind == "value_error":  # a rule between the keys of one section
         return Problem(place, key or "config", details["msg"].removeprefix("Value error, "))
     return Problem(place, key, _reason(kind, key, value, details), value)

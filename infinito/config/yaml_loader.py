@@ -208,16 +208,16 @@ def parse_value(text: str) -> Plain:
     return document.values["value"]
 
 
-def read_document(path: Path) -> Document:
-    """Read and parse a config file of at most ``MAX_BYTES``. Raises ConfigError."""
+def read_document(path: Path, kind: str = "config") -> Document:
+    """Read and parse a file of at most ``MAX_BYTES``, given to ``--kind``. Raises ConfigError."""
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(
-            f"cannot read the config {path}: {reason}", "check the path given to --config"
+            f"cannot read the {kind} {path}: {reason}", f"check the path given to --{kind}"
         ) from error
     except ValueError as error:  # a NUL in the path
-        raise ConfigError(f"cannot read the config {str(path)!r}: {error}") from error
+        raise ConfigError(f"cannot read the {kind} {str(path)!r}: {error}") from error
     return parse_document(decode(content, str(path)), str(path))

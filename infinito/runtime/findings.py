@@ -29,7 +29,7 @@ LIBRARIES = (
     "pyyaml",
     "matplotlib",
 )
-EXTRAS = {"tensorboard": ("tensorboard",)}
+EXTRAS = {"tensorboard": ("tensorboard",), "search": ("optuna",)}
 _LOW_MEMORY_GB = 2.0
 _LOW_DISK_GB = 2.0
 _GB = 1e9

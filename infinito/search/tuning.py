@@ -1,0 +1,86 @@
+"""A search from its parts: space, objective, method, schedule, directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from infinito.config.loading import to_yaml
+from infinito.config.schema import Config
+from infinito.config.yaml_loader import Plain
+from infinito.search.candidates import Candidates
+from infinito.search.halving import Halving, proposals_within
+from infinito.search.methods import METHODS
+from infinito.search.search_plots import write_plots
+from infinito.search.short_run import ShortRun
+from infinito.search.space import Assignment, configured
+from infinito.search.space_file import load_space
+from infinito.search.study import Study
+from infinito.search.trials import Trial
+from infinito.train.automatic import resolve
+
+#: Full trials of a cycle, after five of which without progress a search ends.
+CYCLE_TRIALS = 4.0
+
+
+def tune(
+    base: Config, space_file: Path, method: str, budget: float, seed: int, directory: Path
+) -> tuple[Study, str, list[Path]]:
+    """Search ``space_file`` around ``base``; returns the study, why it ended, and its plots.
+
+    Raises:
+        ConfigError: the space is wrong, or an extra is missing.
+        ResourceError: the directory is in use or holds another search.
+    """
+    spec, space = load_space(space_file)
+    base = resolve(base)
+    candidates = Candidates(space, partial(configured, base), seed)
+    proposer = METHODS[method](candidates, proposals_within(budget, spec.rungs))
+    workers = _workers(base, spec.metric)
+    objective = ShortRun(base, spec, threads=1 if workers > 1 else None)
+    identity: dict[str, Plain] = {
+        "space": space_file.read_text(encoding="utf-8"),
+        "config": to_yaml(base.model_copy(update={"output_dir": None})),
+        "method": method,
+        "seed": seed,
+    }
+
+    def best_text(values: Assignment) -> str:
+        return to_yaml(objective.config(values).model_copy(update={"output_dir": None}))
+
+    with _processes(workers) as run_all:
+        study = Study(
+            directory, Halving(proposer, spec.rungs), objective, budget, identity, best_text,
+            spec.to_minimise, cycle=CYCLE_TRIALS, workers=workers, run_all=run_all,
+        )  # fmt: skip
+        try:
+            why = study.run()
+            plots = write_plots(study, space, spec.metric, proposer)
+        finally:
+            study.close()
+    return study, why, plots
+
+
+def _workers(base: Config, metric: str) -> int:
+    """Trials at once: one a core, unless they share a device or their speed is what counts."""
+    if base.device != "cpu" or metric in ("tokens_per_second", "weighted"):
+        return 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[Callable[..., Iterable[Trial]]]:
+    if workers == 1:
+        yield map
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
