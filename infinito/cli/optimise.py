@@ -54,3 +54,7 @@ def optimise(
         ):  # fmt: skip
             print(line)
     say(f"wrote {directory}; next: {command('train', '--config', directory / CONFIG_FILE)}")
+    settings = [setting for kept in outcome.result.kept for setting in kept.settings]
+    if settings and outcome.figures["int8"]:  # a checkpoint, whose run can go on
+        again = [word for setting in settings for word in ("--set", setting)]
+        say(f"or go on with that run: {command('resume', reference, *again)}")

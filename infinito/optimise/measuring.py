@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor
 from infinito.bench.machine import interleaved_seconds, median_interval
 from infinito.config.schema import Config
 from infinito.data.prepare import Dataset
+from infinito.errors import InfinitoError
 from infinito.model.step_memory import count_memory
-from infinito.optimise.pipeline import SpeedRatio
+from infinito.optimise.pipeline import RefusedError, SpeedRatio
 from infinito.runtime.events import Note, progress, reading
-from infinito.runtime.memory import keep_freed_memory
+from infinito.runtime.memory import keep_freed_memory, memory_errors_explained
 from infinito.train.callbacks import Evaluate
 from infinito.train.run import Turn, run
 from infinito.train.trainer import Trainer
@@ -40,17 +42,21 @@ class TrainingMeasurer:
         _forget_compiled()
         in_force = torch.get_num_threads()
         first, _ = self._stepper(before)
-        second, notes = self._stepper(after)
+        with _refusals():
+            second, notes = self._stepper(after)
 
-        def step(take: Callable[[], object], count: int) -> None:
-            torch.set_num_threads(count)
-            take()
+        def step_before() -> None:
+            torch.set_num_threads(in_force)
+            first()
             advance(1)
 
-        actions = {
-            "before": lambda: step(first, in_force),
-            "after": lambda: step(second, threads or in_force),
-        }
+        def step_after() -> None:
+            torch.set_num_threads(threads or in_force)
+            with _refusals():
+                second()
+            advance(1)
+
+        actions = {"before": step_before, "after": step_after}
         try:
             with progress(2 * (ROUNDS + WARM_UP), "measuring", "steps") as advance:
                 device = torch.device(before.device)
@@ -120,6 +126,16 @@ def speed_ratio(
     low, high = median_interval(ratios)
     speeds = tokens / statistics.median(before), tokens / statistics.median(after)
     return SpeedRatio(statistics.median(ratios), low, high, *speeds, *memory, notes)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What goes wrong with an alternative is no failure of the measurement."""
+    try:
+        with memory_errors_explained("a step", ""):
+            yield
+    except InfinitoError as error:
+        raise RefusedError(error.message) from error
 
 
 class _Advance:

@@ -39,9 +39,12 @@ class Alternative:
     @property
     def name(self) -> str:
         """As people read it: ``precision=bfloat16``."""
-        return " ".join(
-            f"{key.split('.')[-1]}={_text(value)}" for key, value in self.changes.items()
-        )
+        return " ".join(setting.rpartition(".")[2] for setting in self.settings)
+
+    @property
+    def settings(self) -> list[str]:
+        """The changes as values of ``--set``."""
+        return [f"{key}={_text(value)}" for key, value in self.changes.items()]
 
     def applied(self, config: Config) -> Config:
         """``config`` with the changes in it."""

@@ -64,7 +64,7 @@ def write_files(
 def summary(base: Config, result: Optimised, int8: Int8Trial | None) -> list[str]:
     """The outcome in a few lines."""
     lines = []
-    if result.total is None:
+    if result.total is None or not result.kept:
         lines.append("Nothing was faster at unchanged quality: the config is as it was.")
     else:
         total = result.total
@@ -95,7 +95,7 @@ def speed_rows(result: Optimised) -> list[list[str]]:
     for count, speed in result.threads.items():
         rows.append(_speed_row(SpeedTrial(f"threads={count}", _names(result.kept), speed)))
     if result.total:
-        rows.append(_speed_row(SpeedTrial("all that is kept", (), result.total)))
+        rows.append(_speed_row(SpeedTrial("all together", (), result.total)))
     return rows
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from infinito.optimise.measuring import TrainingMeasurer, other_thread_counts
 from infinito.optimise.optimisations import alternatives_of
 from infinito.optimise.optimise_report import FILES, INT8_FILE, figures, summary, write_files
 from infinito.optimise.pipeline import Optimised, Pipeline
-from infinito.train.automatic import resolve
+from infinito.train.automatic import require_memory, resolve
 from infinito.train.fitting import fit_step
 
 
@@ -42,16 +44,16 @@ def optimise(reference: str, output_dir: Path | None) -> OptimiseOutcome:
     config = resolve(config)
     dataset = prepare(config, tokenizer=opened.tokenizer if opened else None)
     config = fit_step(config, dataset)
-    directory = _directory(output_dir, Path(reference))
-    measurer = TrainingMeasurer(dataset, opened.weights() if opened else None)
-    pipeline = Pipeline(config, measurer)
-    result = pipeline.run(alternatives_of(config), other_thread_counts(config))
-    int8: Int8Trial | None = None
-    if opened:
-        store = dataset.splits["valid"]
-        int8 = try_int8(opened, store, config.device, directory / INT8_FILE)
-    data = figures(reference, config, result, int8)
-    write_files(directory, config, result, int8, data)
+    require_memory(config, dataset.tokenizer.vocab_size)
+    pipeline = Pipeline(config, TrainingMeasurer(dataset, opened.weights() if opened else None))
+    with _made_directory(output_dir, Path(reference)) as directory:
+        result = pipeline.run(alternatives_of(config), other_thread_counts(config))
+        int8: Int8Trial | None = None
+        if opened:
+            store = dataset.splits["valid"]
+            int8 = try_int8(opened, store, config.device, directory / INT8_FILE)
+        data = figures(reference, config, result, int8)
+        write_files(directory, config, result, int8, data)
     return OptimiseOutcome(directory, result, data, summary(config, result, int8))
 
 
@@ -67,6 +69,18 @@ def _subject(reference: str) -> tuple[OpenedCheckpoint | None, Config]:
         )
     # What is trained from it is a new run.
     return opened, opened.config.model_copy(update={"output_dir": None})
+
+
+@contextmanager
+def _made_directory(wanted: Path | None, subject: Path) -> Iterator[Path]:
+    """The directory of the results; where there come to be none, there is no directory either."""
+    directory = _directory(wanted, subject)
+    try:
+        yield directory
+    except BaseException:
+        with suppress(OSError):  # not empty: int8 was done
+            directory.rmdir()
+        raise
 
 
 def _directory(wanted: Path | None, subject: Path) -> Path:

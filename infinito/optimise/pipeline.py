@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from infinito.config.schema import Config
-from infinito.errors import DivergedError, InfinitoError
+from infinito.errors import DivergedError
 from infinito.optimise.optimisations import Alternative
 from infinito.runtime.events import note
 
@@ -57,13 +57,17 @@ class SpeedRatio:
         return f"{self.verdict}, {self.ratio:.3f}x [{self.low:.3f}, {self.high:.3f}]"
 
 
+class RefusedError(Exception):
+    """An alternative cannot be had here, and why."""
+
+
 class Measurer(Protocol):
     """What the search learns from; a test has another than the machine."""
 
     def speed(self, before: Config, after: Config, threads: int | None = None) -> SpeedRatio:
         """Measure both in turns, the second with so many threads.
 
-        Raises InfinitoError where it cannot be had.
+        Raises RefusedError where the second cannot be had, InfinitoError where the first cannot.
         """
 
     def loss(self, config: Config, seed: int) -> float:
@@ -121,7 +125,7 @@ class Optimised:
 
     config: Config
     kept: list[Alternative] = field(default_factory=list)
-    total: SpeedRatio | None = None  # of all that is kept, against the config as it was
+    total: SpeedRatio | None = None  # of all that was selected, against the config as it was
     speeds: list[SpeedTrial] = field(default_factory=list)
     qualities: list[QualityTrial] = field(default_factory=list)
     threads: dict[int, SpeedRatio] = field(default_factory=dict)  # on top of all that is kept
@@ -158,17 +162,28 @@ class Pipeline:
         while kept and (worse := self._worse(kept)):
             left = [alternative for alternative in left if alternative not in worse]
             kept = self._select(left)
-        result.kept, result.config = kept, combined(self._config, kept)
-        if kept:
-            result.total = self._measurer.speed(self._config, result.config)
         for alternative in left:
-            result.reasons[alternative.name] = self._reason(alternative)
+            result.reasons[alternative.name] = self._reason(alternative, kept)
+        if kept:
+            self._confirm(kept)
         for count in threads:
             result.threads[count] = speed = self._measurer.speed(
                 result.config, result.config, count
             )
             note(f"{count} threads: {speed.text}")
         return result
+
+    def _confirm(self, kept: list[Alternative]) -> None:
+        """Measure all that is kept anew: who wins a selection had luck, too."""
+        config, result = combined(self._config, kept), self._result
+        result.total = self._measurer.speed(self._config, config)
+        note(f"all that is kept: {result.total.text}")
+        if result.total.verdict == "faster":
+            result.kept, result.config = kept, config
+            return
+        for alternative in kept:
+            why = f"not kept: measured again, all together were {result.total.text}"
+            result.reasons[alternative.name] = why
 
     def _select(self, left: Sequence[Alternative]) -> list[Alternative]:
         chosen: list[Alternative] = []
@@ -193,8 +208,8 @@ class Pipeline:
             speed, refusal = None, ""
             try:
                 speed = self._measurer.speed(before, alternative.applied(before))
-            except InfinitoError as error:
-                refusal = error.message
+            except RefusedError as error:
+                refusal = str(error)
             self._known[key] = trial = SpeedTrial(alternative.name, under, speed, refusal)
             self._result.speeds.append(trial)
             note(_line(trial))
@@ -228,10 +243,10 @@ class Pipeline:
         note(f"{' + '.join(trial.names)}: {_loss_text(trial)}")
         return trial
 
-    def _reason(self, alternative: Alternative) -> str:
+    def _reason(self, alternative: Alternative, kept: Sequence[Alternative]) -> str:
         """Why an alternative that quality did not rule out was kept or not."""
         trials = [t for t in self._result.speeds if t.name == alternative.name]
-        if alternative in self._result.kept:
+        if alternative in kept:
             helped = next(t for t in reversed(trials) if t.verdict == "faster")
             return f"kept: {_line(helped, with_name=False)}"
         return f"not kept: {_line(trials[-1], with_name=False)}"

@@ -96,6 +96,13 @@ def test_faults_are_those_of_training(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_a_config_that_diverges_does_so_as_in_training(tmp_path: Path) -> None:
+    changes = {"training__learning_rate": 1e30, "training__max_grad_norm": 0.0}
+    done = infinito("optimise", write_config(tmp_path, **changes), "--output-dir", tmp_path / "out")
+    assert "diverged" in done.refused(5)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_earlier_report_is_not_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()

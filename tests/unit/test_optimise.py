@@ -11,8 +11,9 @@ from infinito.bench.machine import median_interval
 from infinito.config.loading import load_config
 from infinito.config.schema import Config
 from infinito.errors import DivergedError, ResourceError
+from infinito.optimise.int8_trial import Int8Trial
 from infinito.optimise.optimisations import Alternative, alternatives_of
-from infinito.optimise.pipeline import Pipeline, QualityTrial, SpeedRatio
+from infinito.optimise.pipeline import Pipeline, QualityTrial, RefusedError, SpeedRatio
 
 BASE = load_config(None, ["device=cpu", "training.precision=float32", "training.batch_size=16"])
 BFLOAT16 = Alternative("precision", {"training.precision": "bfloat16"}, "quality")
@@ -163,13 +164,45 @@ def test_what_cannot_be_had_says_why() -> None:
     class Small(Fast):
         def speed(self, before: Config, after: Config, threads: int | None = None) -> SpeedRatio:
             if after.training.fusion != "none":
-                raise ResourceError("this run needs about 9 TB")
+                raise RefusedError("this run needs about 9 TB")
             return super().speed(before, after, threads)
 
     absent = Alternative("precision", {"training.precision": "float16"}, "quality", "no such unit")
     result = Pipeline(BASE, Small()).run([*EVERY, absent])
     assert result.reasons[FUSED.name] == "not kept: refused: this run needs about 9 TB"
     assert result.reasons[absent.name] == "no such unit"
+
+
+def test_a_config_that_cannot_be_had_itself_is_an_error() -> None:
+    class Full(Fast):
+        def speed(self, before: Config, after: Config, threads: int | None = None) -> SpeedRatio:
+            raise ResourceError("memory does not suffice")
+
+    with pytest.raises(ResourceError):
+        Pipeline(BASE, Full()).run(EVERY)
+
+
+def test_a_gain_that_is_not_there_again_is_not_kept() -> None:
+    class Lucky(Made):
+        def speed(self, before: Config, after: Config, threads: int | None = None) -> SpeedRatio:
+            again = (before, after) in self.pairs
+            self.pairs.append((before, after))
+            low, high = (0.97, 1.03) if again or after.training.fusion == "none" else (1.1, 1.3)
+            return SpeedRatio((low + high) / 2, low, high, 1.0, 1.0, 1.0, 1.0)
+
+    result = Pipeline(BASE, Lucky()).run([FUSED])
+    assert (result.kept, result.config) == ([], BASE)
+    assert result.reasons[FUSED.name].startswith("not kept: measured again")
+
+
+def test_int8_is_kept_where_it_is_as_good_and_no_slower() -> None:
+    def kept(high: float = 1.1, perplexity: float = 0.004, after: int = 30) -> bool:
+        return Int8Trial(100, after, 1.0, 0.9, high, 0.001, 0.001, perplexity).is_kept
+
+    assert kept()
+    assert not kept(high=0.95)
+    assert not kept(perplexity=0.006)
+    assert not kept(after=100)
 
 
 def test_threads_are_tried_on_top_and_change_no_config() -> None:
