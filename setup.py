@@ -1,8 +1,8 @@
 """Builds the compiled parts (plain C, no Python headers) where a C compiler is at hand.
 
-Everything else about the package stands in pyproject.toml. Both parts, the attention kernel and
-the decode step, are optional: without a compiler the installation succeeds, and torch operations
-do their work (`infinito doctor` says so). ``CC`` names the compiler; the default is ``cc``.
+Everything else about the package stands in pyproject.toml. The library is optional: without a
+compiler the installation succeeds, and torch operations do the work (`infinito doctor` says so).
+``CC`` names the compiler; the default is ``cc``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,7 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-ATTENTION = Path("infinito/attention/csrc")
-DECODE = Path("infinito/model/csrc")
-SOURCES = {
-    "infinito.attention.libattention": sorted(ATTENTION.glob("*.c")),
-    "infinito.model.libdecode": sorted(DECODE.glob("*.c")),
-}
-HEADERS = sorted([*ATTENTION.glob("*.h"), *DECODE.glob("*.h")])
+SOURCES = Path("infinito/kernels/csrc")
 # Contraction lets a * b + c become one fused instruction. No -ffast-math: NaN and the sign of
 # zero matter. No -march=native: the instruction set is chosen at run time.
 FLAGS = ["-O3", "-fPIC", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno"]
@@ -48,7 +42,7 @@ class BuildKernel(build_ext):
             self._compile(ext, target)
         except (OSError, subprocess.CalledProcessError) as error:
             detail = getattr(error, "stderr", None) or error
-            self.warn(f"no compiled {ext.name}, torch operations will serve: {detail}")
+            self.warn(f"no {ext.name}, torch operations will serve: {detail}")
 
     def _compile(self, ext: Extension, target: Path) -> None:
         compiler = shlex.split(os.environ.get("CC", "cc"))
@@ -62,7 +56,7 @@ class BuildKernel(build_ext):
             if isa in X86_FLAGS and not on_x86:
                 continue
             built.append(str(objects / f"{source.stem}.o"))
-            flags = [*FLAGS, f"-I{ATTENTION}", *X86_FLAGS.get(isa, [])]
+            flags = [*FLAGS, *X86_FLAGS.get(isa, [])]
             run([*compiler, *flags, "-c", str(source), "-o", built[-1]])
         run([*compiler, "-shared", "-pthread", *built, "-lm", "-o", str(target)])
 
@@ -82,8 +76,12 @@ def run(command: list[str]) -> str:
 
 setup(
     ext_modules=[
-        Extension(name, list(map(str, sources)), depends=list(map(str, HEADERS)), optional=True)
-        for name, sources in SOURCES.items()
+        Extension(
+            "infinito.kernels.libinfinito",
+            sorted(map(str, SOURCES.glob("*.c"))),
+            depends=sorted(map(str, SOURCES.glob("*.h"))),
+            optional=True,
+        )
     ],
     cmdclass={"build_ext": BuildKernel, "bdist_wheel": PlatformWheel},
 )

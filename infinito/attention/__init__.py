@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from infinito.attention.dispatch import (
-    Request,
-    Route,
-    available_backends,
-    choose_backend,
-    distance_attention,
-)
+from infinito.attention.dispatch import ATTENTION, Request, distance_attention
 from infinito.attention.kinds import KINDS, Kind, default_scale
 
 __all__ = [
+    "ATTENTION",
     "KINDS",
     "Kind",
     "Request",
-    "Route",
-    "available_backends",
-    "choose_backend",
     "default_scale",
     "distance_attention",
 ]

@@ -1,109 +1,57 @@
-"""The compiled CPU kernel: ``csrc`` built at install time, one torch operator in two directions.
-
-The threads are those of torch's own OpenMP pool: the library is not linked to OpenMP, it is
-given the address of ``GOMP_parallel`` as torch's library resolves it. Where torch has none, the
-library starts POSIX threads.
-"""
+"""The compiled CPU kernel: one torch operator in two directions."""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
+from ctypes import Structure, c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from infinito.attention import native
 from infinito.attention.call import Call
 from infinito.attention.dropout import drop_threshold
 from infinito.attention.kinds import KINDS
 from infinito.attention.operator import register, rows_like
-from infinito.errors import ResourceError
+from infinito.kernels.native import Native, describe_library, fields
 
 MAX_WIDTH = 256
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-_VERSION = 1
-_LIBRARY = Path(__file__).parent / "libattention.so"
+_VERSION = 2
 
 
-class _View(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("strides", ctypes.c_int64 * 3)]
+class _View(Structure):
+    _fields_ = [("data", c_void_p), ("strides", c_int64 * 3)]
 
 
-class _Arguments(ctypes.Structure):
-    """Mirror of ``Arguments`` in csrc/arguments.h."""
+class _Arguments(Structure):
+    """Mirror of ``Arguments`` in csrc/attention.h."""
 
     _fields_ = [
-        *((name, _View) for name in ("query", "key", "value", "output")),
-        *((name, _View) for name in ("grad_output", "grad_query", "grad_key", "grad_value")),
-        *((name, ctypes.c_void_p) for name in ("logsumexp", "lam", "grad_lam", "slopes")),
-        *((name, ctypes.c_int64) for name in ("batch", "heads", "key_heads")),
-        *((name, ctypes.c_int64) for name in ("queries", "keys", "width")),
-        ("seed", ctypes.c_uint64),
-        *((name, ctypes.c_int32) for name in ("kind", "dtype", "causal", "threads", "isa")),
-        ("drop_threshold", ctypes.c_uint32),
-        ("keep_scale", ctypes.c_float),
-        ("scale", ctypes.c_float),
+        *fields(_View, "query key value output grad_output grad_query grad_key grad_value"),
+        *fields(c_void_p, "logsumexp lam grad_lam slopes"),
+        *fields(c_int64, "batch heads key_heads queries keys width"),
+        ("seed", c_uint64),
+        *fields(c_int32, "kind dtype causal threads"),
+        ("drop_threshold", c_uint32),
+        *fields(c_float, "keep_scale scale"),
     ]
 
 
-def _gomp_address() -> int | None:
-    """Where torch's own GOMP_parallel is, searched through torch's library and what it loads."""
-    for library in (Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"):
-        try:
-            symbol = ctypes.CDLL(str(library)).GOMP_parallel
-        except (OSError, AttributeError):
-            continue  # a torch with another OpenMP: the library then starts POSIX threads
-        return ctypes.cast(symbol, ctypes.c_void_p).value
-    return None
+class _Peak(Structure):
+    """Mirror of ``Peak``."""
+
+    _fields_ = [*fields(c_int64, "rounds elements"), ("gradient", c_int32)]
 
 
-def _load() -> ctypes.CDLL | str:
-    """The library with its threads, or the reason why there is none."""
-    library = native.load(_LIBRARY, "attention", _Arguments, _VERSION)
-    if not isinstance(library, str):
-        library.infinito_attention_set_gomp(ctypes.c_void_p(_gomp_address()))
-    return library
-
-
-_loaded = _load()
+_forward_kernel = Native("attention forward", _Arguments, _VERSION)
+_backward_kernel = Native("attention backward", _Arguments, _VERSION)
 #: Why the compiled kernel cannot be used, or None: a plain value that torch.compile can guard.
-missing: str | None = _loaded if isinstance(_loaded, str) else None
-
-
-def _library() -> ctypes.CDLL:
-    if isinstance(_loaded, str):
-        raise ResourceError(_loaded, "install again with a C compiler, or use backend 'chunked'")
-    return _loaded
+missing: str | None = _forward_kernel.missing
 
 
 def describe() -> str:
-    """The instruction set and the threads in use, for reasons and ``doctor``."""
-    isa = native.ISAS[_library().infinito_attention_best_isa()]
-    threads = "OpenMP of torch" if _gomp_address() else "POSIX threads"
-    return f"compiled kernel, {isa}, {threads}"
-
-
-_forced_isa = native.AUTOMATIC_ISA
-
-
-@contextmanager
-def forced_isa(name: str) -> Iterator[None]:
-    """Use one instruction set within the block (tests). Not for use by several threads."""
-    global _forced_isa
-    _forced_isa = native.ISAS.index(name)
-    try:
-        yield
-    finally:
-        _forced_isa = native.AUTOMATIC_ISA
-
-
-def available_isas() -> tuple[str, ...]:
-    """Instruction sets of the library that this processor has, the slowest first."""
-    return native.ISAS[: _library().infinito_attention_best_isa() + 1]
+    """For reasons and ``doctor``."""
+    return f"compiled kernel, {describe_library()}"
 
 
 def run_peak_loop(gradient: bool, rounds: int) -> int:
@@ -111,14 +59,13 @@ def run_peak_loop(gradient: bool, rounds: int) -> int:
 
     Returns the number of elements (query, key, d) handled; the benchmark times it.
     """
-    peak = _library().infinito_attention_peak
-    peak.restype, peak.argtypes = ctypes.c_int64, [ctypes.c_int, ctypes.c_int64]
-    elements: int = peak(gradient, rounds)
-    return elements
+    peak = _Peak(rounds=rounds, gradient=gradient)
+    Native("attention peak", _Peak, _VERSION)(peak)
+    return int(peak.elements)
 
 
 def _view(x: Tensor) -> _View:
-    return _View(x.data_ptr(), (ctypes.c_int64 * 3)(*x.stride()[:3]))
+    return _View(x.data_ptr(), (c_int64 * 3)(*x.stride()[:3]))
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -146,7 +93,6 @@ def _arguments(call: Call, output: Tensor, logsumexp: Tensor) -> _Arguments:
         dtype=DTYPES[call.query.dtype],
         causal=call.causal,
         threads=torch.get_num_threads(),
-        isa=_forced_isa,
         drop_threshold=drop_threshold(call.dropout_p),
         keep_scale=1 / (1 - call.dropout_p),
         scale=call.scale,
@@ -158,18 +104,12 @@ def _with_rows(call: Call) -> Call:
     return replace(call, query=_rows(call.query), key=_rows(call.key), value=_rows(call.value))
 
 
-def _check(status: int) -> None:
-    if status == 1:
-        raise ResourceError("no memory for the attention kernel", "use a smaller batch")
-    assert status == 0, f"attention kernel returned {status}"
-
-
 def _forward(call: Call) -> tuple[Tensor, Tensor]:
     call = _with_rows(call)
     output = rows_like(call.query)
     logsumexp = torch.empty(call.query.shape[:3])
     arguments = _arguments(call, output, logsumexp)
-    _check(_library().infinito_attention_forward(ctypes.byref(arguments)))
+    _forward_kernel(arguments)
     return output, logsumexp
 
 
@@ -183,7 +123,7 @@ def _backward(
     arguments.grad_output = _view(grad_output)
     arguments.grad_query, arguments.grad_key, arguments.grad_value = map(_view, gradients)
     arguments.grad_lam = grad_lam.data_ptr()
-    _check(_library().infinito_attention_backward(ctypes.byref(arguments)))
+    _backward_kernel(arguments)
     return gradients[0], gradients[1], gradients[2], grad_lam.sum(0).to(call.lam.dtype)
 
 

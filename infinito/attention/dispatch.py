@@ -1,21 +1,17 @@
-"""Chooses the back end of a call, by capability and never by timing, and says why.
-
-A back end is one entry of ``BACKENDS``: what it cannot do, and how to run it. ``auto`` takes the
-first entry of the table that has no objection; a forced one that objects is a ConfigError.
-"""
+"""Attention as an operation in several variants, and the function that everybody calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from infinito.attention import chunked, cpu, reference, sdpa, triton
-from infinito.attention.call import Call, check_arguments, prepare_call
+from infinito.attention.call import check_arguments, prepare_call
 from infinito.attention.kinds import Kind
-from infinito.errors import ConfigError
+from infinito.kernels.native import REMEDY
+from infinito.kernels.table import Operation, Variant, no_objection
 
 
 @dataclass(frozen=True)
@@ -32,23 +28,6 @@ class Request:
     dropout: bool = False
     alibi: bool = False
     plain: bool = False  # a dot product with lambda 1, scale and dropout's draws left open
-
-
-@dataclass(frozen=True)
-class Route:
-    """The back end that will run, and the reason."""
-
-    backend: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Backend:
-    """``objection`` says why a request cannot be served, or None; ``run`` serves it."""
-
-    merit: Callable[[], str]
-    objection: Callable[[Request], str | None]
-    run: Callable[[Call], Tensor]
 
 
 def _cpu_objection(request: Request) -> str | None:
@@ -90,63 +69,19 @@ def _triton_objection(request: Request) -> str | None:
     return triton.missing
 
 
-def _no_objection(_: Request) -> str | None:
-    return None
-
-
-#: In the order in which ``auto`` asks them.
-BACKENDS: dict[str, Backend] = {
-    "cpu": Backend(cpu.describe, _cpu_objection, cpu.run),
-    "sdpa": Backend(lambda: "fused dot-product attention of torch", _sdpa_objection, sdpa.run),
-    "triton": Backend(triton.describe, _triton_objection, triton.run),
-    "chunked": Backend(
-        lambda: "row chunks in torch operations, memory-linear", _no_objection, chunked.run
-    ),
-    "reference": Backend(lambda: "full matrices, for tests", _no_objection, reference.run),
-}
-
-
-def choose_backend(request: Request, backend: str = "auto") -> Route:
-    """Which back end serves a request, and why.
-
-    Raises:
-        ConfigError: ``backend`` is unknown, or cannot serve the request.
-    """
-    name = _select(request, backend)
-    if backend != "auto":
-        return Route(name, f"{BACKENDS[name].merit()}; as asked for")
-    before = list(BACKENDS)[: list(BACKENDS).index(name)]
-    passed = [f"not {other}: {BACKENDS[other].objection(request)}" for other in before]
-    return Route(name, "; ".join([BACKENDS[name].merit(), *passed]))
-
-
-def _select(request: Request, backend: str) -> str:
-    """The name alone: what every call does, and what torch.compile traces."""
-    if backend == "auto":
-        return next(name for name, entry in BACKENDS.items() if entry.objection(request) is None)
-    if backend not in BACKENDS:
-        raise ConfigError(
-            f"unknown attention backend {backend!r}", f"choose one of auto, {', '.join(BACKENDS)}"
-        )
-    objection = BACKENDS[backend].objection(request)
-    if objection is not None:
-        raise ConfigError(
-            f"attention backend {backend!r} cannot run {request.kind} attention here: {objection}",
-            f"use auto (here: {_select(request, 'auto')})",
-        )
-    return backend
-
-
-def available_backends(request: Request | None = None) -> dict[str, Route | str]:
-    """Every back end with its merit (a Route) or its objection (a str) to a request.
-
-    The default request is causal L1 attention in float32 on the CPU.
-    """
-    request = request or Request("l1")
-    return {
-        name: candidate.objection(request) or Route(name, candidate.merit())
-        for name, candidate in BACKENDS.items()
-    }
+ATTENTION: Operation[Request] = Operation(
+    "attention",
+    {
+        "cpu": Variant(cpu.describe, _cpu_objection, cpu.run, REMEDY),
+        "sdpa": Variant(lambda: "fused dot-product attention of torch", _sdpa_objection, sdpa.run),
+        "triton": Variant(triton.describe, _triton_objection, triton.run),
+        "chunked": Variant(
+            lambda: "row chunks in torch operations, memory-linear", no_objection, chunked.run
+        ),
+        "reference": Variant(lambda: "full matrices, for tests", no_objection, reference.run),
+    },
+    lambda device: Request("dot", device),
+)
 
 
 def distance_attention(
@@ -184,7 +119,7 @@ def distance_attention(
         dropout_seed: int or (1,) int64; None draws it from torch's generator. See ``dropout.py``.
         scale: c; None is the kind's ``default_scale``.
         alibi_slopes: (H,), subtracts slope_h |position of query - position of key|.
-        backend: ``auto`` or a name of ``BACKENDS``.
+        backend: ``auto`` or a variant of ``ATTENTION``.
 
     Returns:
         (B, H, T, D) in q's dtype and memory order; ConfigError outside the definition.
@@ -196,9 +131,10 @@ def distance_attention(
         dropout=dropout_p > 0, alibi=alibi_slopes is not None,
         plain=kind == "dot" and unscaled and dropout_seed is None,
     )  # fmt: skip
-    name = _select(request, backend)
+    name = ATTENTION.select(request, backend)
     call = prepare_call(
         q, k, v, kind, lam, causal, dropout_p, dropout_seed, scale, alibi_slopes,
         plain=name == "sdpa" and _is_plain(request),
     )  # fmt: skip
-    return BACKENDS[name].run(call)
+    output: Tensor = ATTENTION.variants[name].run(call)
+    return output

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from infinito.attention import Kind, Request, choose_backend
+from infinito.attention import ATTENTION, Kind, Request
 from infinito.attention import cpu as cpu_kernel
 from infinito.bench.attention_memory import (
     BASELINE,
@@ -74,11 +74,11 @@ def bench_attention(
 
 
 def _machine() -> dict[str, Any]:
-    route = choose_backend(Request("l1"))
+    route = ATTENTION.choose(Request("l1"))
     threads = torch.get_num_threads()
-    machine: dict[str, Any] = {"threads": threads, "l1_backend": route.backend}
+    machine: dict[str, Any] = {"threads": threads, "l1_backend": route.value}
     machine["l1_reason"] = route.reason
-    if route.backend == "cpu":
+    if route.value == "cpu":
         machine["score_rate"] = _best_rate(threads, gradient=False)
         machine["gradient_rate"] = _best_rate(threads, gradient=True)
     return machine

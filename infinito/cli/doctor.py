@@ -9,8 +9,6 @@ from infinito.cli.options import Json
 if TYPE_CHECKING:
     from infinito.runtime.findings import Finding
 
-_BUILD = "install a C compiler, then install infinito again"
-
 
 def doctor(as_json: Json = False) -> None:
     """Show what this machine offers a run.
@@ -33,18 +31,18 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _kernels() -> list[Finding]:
-    """The compiled parts: which attention back ends serve distances, and the decode step."""
-    from infinito.attention import Route, available_backends
-    from infinito.model.decode import why_missing
+    """The variants of each operation: is there one, on the chosen device or on the CPU?"""
+    from infinito.bench.operations import OPERATIONS
+    from infinito.runtime.device import choose_device
     from infinito.runtime.findings import Finding
 
     findings = []
-    for name, answer in available_backends().items():
-        works = isinstance(answer, Route)
-        reason = answer.reason if isinstance(answer, Route) else answer
-        remedy = "" if works or name != "cpu" else _BUILD
-        findings.append(Finding(f"l1 attention {name}", "yes" if works else "no", reason, remedy))
-    obstacle = why_missing()
-    reason = obstacle or "one call a token for the whole model"
-    value, remedy = ("no", _BUILD) if obstacle else ("yes", "")
-    return [*findings, Finding("compiled decode step", value, reason, remedy)]
+    for operation in OPERATIONS:
+        samples = map(operation.sample, ("cpu", choose_device("auto").value))
+        on_cpu, chosen = map(operation.available, samples)
+        for name, answer in chosen.items():
+            answer = on_cpu[name] if isinstance(answer, str) else answer
+            value, reason = ("no", answer) if isinstance(answer, str) else ("yes", answer.reason)
+            remedy = operation.variants[name].remedy if value == "no" else ""
+            findings.append(Finding(f"{operation.name} {name}", value, reason, remedy))
+    return findings

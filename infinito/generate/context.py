@@ -1,17 +1,12 @@
-"""The tokens that the model sees while it writes, with or without a key/value cache.
-
-With a cache, single tokens go through the compiled step where it supports the model; the model
-itself, its plain twin, reads prompts and serves everywhere else.
-"""
+"""The tokens that the model sees while it writes, with or without a key/value cache."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from infinito.model.decode import DecodeStep, objection
+from infinito.model.decode import DECODE, PlainStep
 from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.language_model import LanguageModel
 
@@ -34,12 +29,11 @@ class Context:
     ) -> None:
         """Start with one window; ``capacity`` tokens are the most that will ever be held."""
         self._model = model
-        self._device = model.device
         self._limit = model.max_positions
         self._capacity = min(self._limit, max(capacity, 1))
         self._windows = [list(prompt)]
         self._cache: KeyValueCache | None = None
-        self._step: DecodeStep | None = None
+        self._step = PlainStep(model, None)
         if use_cache:
             self._use(model.new_cache(1, self._capacity))
         self._unread = 0
@@ -47,14 +41,10 @@ class Context:
 
     def next_logits(self) -> Tensor:
         """Logits (B, V) float32 on the CPU of the token that follows each window."""
-        if self._step is not None and self._unread == 1:
-            self._unread = 0
-            return self._step([window[-1] for window in self._windows])
-        tokens = [window[-self._unread :] for window in self._windows]
-        states = self._model.hidden(torch.tensor(tokens, device=self._device), self._cache)
+        logits = self._step([window[-self._unread :] for window in self._windows])
         if self._cache is not None:
             self._unread = 0
-        return self._model.logits(states[:, -1]).cpu()
+        return logits
 
     def append(self, tokens: Sequence[int]) -> None:
         """Add one token to each window."""
@@ -73,7 +63,7 @@ class Context:
     def _use(self, cache: KeyValueCache) -> None:
         """Decode with ``cache`` from here on."""
         self._cache = cache
-        self._step = None if objection(self._model) else DecodeStep(self._model, cache)
+        self._step = DECODE.variants[DECODE.select(self._model)].run(self._model, cache)
 
     def _restart(self) -> None:
         """Cut windows that are too long to their last half, and encode from the start."""

@@ -1,21 +1,21 @@
 """One token through the whole model in one call of compiled code (``csrc``, loaded with ctypes).
 
-The plain twin is ``Transformer.hidden`` with a cache, which spends most of a token's time on
-starting small operations; here the weights are read once and little else happens.
+The plain twin is the model itself with a cache, which spends most of a token's time on starting
+small operations; here the weights are read once and little else happens.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
+from ctypes import Structure, addressof, c_float, c_int32, c_int64, c_void_p
 
 import torch
 from torch import Tensor, nn
 
-from infinito.attention import KINDS, default_scale, native
-from infinito.errors import ResourceError
+from infinito.attention import KINDS, default_scale
+from infinito.config.schema import ModelConfig
+from infinito.kernels.native import REMEDY, Native, fields
+from infinito.kernels.table import Operation, Variant, no_objection
 from infinito.model.attention import SelfAttention
 from infinito.model.block import Block
 from infinito.model.key_value_cache import KeyValueCache
@@ -25,86 +25,59 @@ from infinito.model.legacy import DoubleBlock
 from infinito.model.packed import PackedWeights, StoredMatrix
 from infinito.model.transformer import Transformer
 
-_VERSION = 3
-_LIBRARY = Path(__file__).parent / "libdecode.so"
+_VERSION = 4
 _STORED: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.int8)
 _ACTIVATIONS = ("relu2", "gelu", "swiglu")
 _MOST_NETWORKS = 4
 
 
-class _Matrix(ctypes.Structure):
+class _Matrix(Structure):
     """Mirror of ``Matrix`` in csrc/decode.h, as the next four are of theirs."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("data", "scales", "bias")),
-        *((name, ctypes.c_int64) for name in ("group", "groups")),
-        ("stored", ctypes.c_int32),
+        *fields(c_void_p, "data scales bias"),
+        *fields(c_int64, "group groups"),
+        *fields(c_int32, "stored"),
     ]
 
 
-class _Norm(ctypes.Structure):
-    _fields_ = [("gain", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("epsilon", ctypes.c_float)]
+class _Norm(Structure):
+    _fields_ = [*fields(c_void_p, "gain bias"), *fields(c_float, "epsilon")]
 
 
-class _Network(ctypes.Structure):
+class _Network(Structure):
+    _fields_ = [("norm", _Norm), *fields(_Matrix, "up gate down"), ("hidden", c_int64)]
+
+
+class _Layer(Structure):
     _fields_ = [
-        ("norm", _Norm),
-        *((name, _Matrix) for name in ("up", "gate", "down")),
-        ("hidden", ctypes.c_int64),
-    ]
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = [
-        *((name, _Norm) for name in ("attention_norm", "query_norm", "key_norm")),
-        *((name, _Matrix) for name in ("query", "key", "value", "output")),
-        ("log_lambda", ctypes.c_void_p),
+        *fields(_Norm, "attention_norm query_norm key_norm"),
+        *fields(_Matrix, "query key value output"),
+        ("log_lambda", c_void_p),
         ("networks", _Network * _MOST_NETWORKS),
     ]
 
 
-class _Decode(ctypes.Structure):
+class _Decode(Structure):
     _fields_ = [
-        ("layers", ctypes.c_void_p),
-        *((name, _Matrix) for name in ("embedding", "head")),
-        *((name, _Norm) for name in ("embedding_norm", "final_norm")),
-        *((name, ctypes.c_void_p) for name in ("positions", "cosines", "sines", "slopes")),
-        *((name, ctypes.c_void_p) for name in ("keys", "values", "tokens", "logits")),
-        *((name, ctypes.c_int64) for name in ("n_layers", "networks", "batch", "width")),
-        *((name, ctypes.c_int64) for name in ("heads", "key_heads", "head_width")),
-        *((name, ctypes.c_int64) for name in ("vocabulary", "lambdas", "capacity", "length")),
-        ("scale", ctypes.c_float),
-        *((name, ctypes.c_int32) for name in ("kind", "activation", "threads", "isa")),
+        ("layers", c_void_p),
+        *fields(_Matrix, "embedding head"),
+        *fields(_Norm, "embedding_norm final_norm"),
+        *fields(c_void_p, "positions cosines sines slopes keys values tokens logits"),
+        *fields(c_int64, "n_layers networks batch width heads key_heads head_width"),
+        *fields(c_int64, "vocabulary lambdas capacity length"),
+        ("scale", c_float),
+        *fields(c_int32, "kind activation threads"),
     ]
 
 
-@cache
-def _load() -> ctypes.CDLL | str:
-    return native.load(_LIBRARY, "decode", _Decode, _VERSION)
-
-
-def why_missing() -> str | None:
-    """Why there is no compiled decode step on this machine, or None."""
-    library = _load()
-    return library if isinstance(library, str) else None
-
-
-def available_isas() -> tuple[str, ...]:
-    """Instruction sets of the library that this processor has, the slowest first."""
-    return native.ISAS[: _library().infinito_decode_best_isa() + 1]
-
-
-def _library() -> ctypes.CDLL:
-    library = _load()
-    if isinstance(library, str):
-        raise ResourceError(library, "install again with a C compiler")
-    return library
+_kernel = Native("decode step", _Decode, _VERSION)
 
 
 def objection(model: LanguageModel) -> str | None:
     """Why the compiled step cannot stand in for ``model`` as it is now, or None."""
-    if missing := why_missing():
-        return missing
+    if _kernel.missing:
+        return _kernel.missing
     if model.training:
         return "the model is in training"
     if torch.is_autocast_enabled("cpu"):
@@ -142,7 +115,7 @@ class _Reader:
         layers = (_Layer * config.n_layers)(*map(self._layer, blocks))
         first, options = blocks[0].attention, config.attention
         arguments = _Decode(
-            layers=ctypes.addressof(layers),
+            layers=addressof(layers),
             embedding=self._matrix(model.embedding),
             head=self._matrix(model.head or model.embedding),
             embedding_norm=self._norm(model.embedding_norm),
@@ -189,12 +162,9 @@ class _Reader:
     def _matrix(self, part: Linear | Embedding | PackedWeights | None) -> _Matrix:
         if part is None:
             return _Matrix()
-        if isinstance(part, PackedWeights):
-            stored, dtypes = part.stored(), _STORED
-        else:
-            stored, dtypes = StoredMatrix(part.matrix()), _STORED[:1]
+        stored = part.stored() if isinstance(part, PackedWeights) else StoredMatrix(part.matrix())
         return _Matrix(
-            self._numbers(stored.values, dtypes),
+            self._numbers(stored.values, _STORED),
             self._numbers(stored.scales),
             self._numbers(getattr(part, "bias", None)),
             stored.group,
@@ -224,57 +194,83 @@ class _Reader:
         return numbers.data_ptr()
 
 
-class DecodeStep:
-    """Reads one token of each sequence and says what follows, appending to a cache.
+class PlainStep:
+    """Reads tokens of each sequence and says what follows, appending to a cache if there is one."""
+
+    def __init__(self, model: LanguageModel, cache: KeyValueCache | None) -> None:
+        self._model, self._cache = model, cache
+
+    def __call__(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Logits (B, V) float32, on the CPU, of the token after ``tokens`` (B, T)."""
+        inputs = torch.tensor(tokens, device=self._model.device)
+        return self._model.logits(self._model.hidden(inputs, self._cache)[:, -1]).cpu()
+
+
+class DecodeStep(PlainStep):
+    """Reads a single token of each sequence by compiled code, and a prompt as its twin does.
 
     The addresses of weights and cache are taken once, so neither may be replaced while the step
     is in use; that a weight's numbers change is no harm.
     """
 
-    def __init__(self, model: LanguageModel, cache: KeyValueCache, isa: str | None = None) -> None:
-        """Prepare for a model without :func:`objection` and its cache; ``isa`` is for tests."""
+    def __init__(self, model: LanguageModel, cache: KeyValueCache) -> None:
+        """Prepare for a model without :func:`objection` and its cache."""
         assert isinstance(model, Transformer)
         assert not model.training
+        super().__init__(model, cache)
         reader = _Reader()
-        self._cache, self._kept = cache, reader.kept
+        self._kept = reader.kept
         batch = cache.keys.shape[1]
-        self._tokens = (ctypes.c_int64 * batch)()
+        self._tokens = (c_int64 * batch)()
         self._shape = (batch, model.vocab_size)
         self._limit = cache.capacity
         if model.positions is not None:
             self._limit = min(self._limit, len(model.positions.matrix()))
-        self._call = _library().infinito_decode_step
         self._arguments = arguments = reader.model(model)
         arguments.batch, arguments.capacity = batch, cache.capacity
         arguments.keys, arguments.values = cache.keys.data_ptr(), cache.values.data_ptr()
-        arguments.tokens = ctypes.addressof(self._tokens)
-        arguments.isa = native.AUTOMATIC_ISA if isa is None else native.ISAS.index(isa)
+        arguments.tokens = addressof(self._tokens)
         rotary = _known_block(model.blocks[0]).attention.rotary
         if rotary is not None:
             cosines, sines = rotary.rows(0, self._limit, torch.device("cpu"))
             arguments.cosines, arguments.sines = cosines.data_ptr(), sines.data_ptr()
             self._kept += [cosines, sines]
-        self._reference = ctypes.byref(arguments)
 
-    def __call__(self, tokens: Sequence[int]) -> Tensor:
-        """Logits (B, V) float32 of the token after each of ``tokens`` (B,).
+    def __call__(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Logits (B, V) float32 of the token after ``tokens`` (B, T).
 
         Raises:
             IndexError: a token is not in the vocabulary.
             ResourceError: no memory.
         """
+        if len(tokens[0]) > 1:
+            return super().__call__(tokens)
         arguments, cache = self._arguments, self._cache
+        assert cache is not None
         assert cache.length < self._limit, f"no room behind {cache.length} tokens"
-        if min(tokens) < 0 or max(tokens) >= arguments.vocabulary:
-            raise IndexError(f"a token of {list(tokens)} is not in the vocabulary")
-        self._tokens[:] = list(tokens)
+        self._tokens[:] = [token for (token,) in tokens]
+        if min(self._tokens) < 0 or max(self._tokens) >= arguments.vocabulary:
+            raise IndexError(f"a token of {tokens} is not in the vocabulary")
         logits = torch.empty(self._shape)
         arguments.logits = logits.data_ptr()
         arguments.length = cache.length
         arguments.threads = torch.get_num_threads()
-        status = self._call(self._reference)
-        if status == 1:
-            raise ResourceError("no memory for a decode step", "decode fewer samples at once")
-        assert status == 0, f"the decode step returned {status}"
+        _kernel(arguments)
         cache.length += 1
         return logits
+
+
+def _sample(device: str) -> LanguageModel:
+    config = ModelConfig(d_model=8, n_layers=1, n_heads=1)
+    return Transformer(config, vocab_size=2, max_positions=2).to(device).eval()
+
+
+#: A step is made of (model, cache); the request is the model, as it is now.
+DECODE: Operation[LanguageModel] = Operation(
+    "decode step",
+    {
+        "cpu": Variant(lambda: "one call of compiled code", objection, DecodeStep, REMEDY),
+        "torch": Variant(lambda: "the model layer by layer", no_objection, PlainStep),
+    },
+    _sample,
+)

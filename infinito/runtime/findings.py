@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from infinito.runtime.backends import ATTENTION_BACKENDS, try_backend
 from infinito.runtime.device import available_devices, choose_device
 from infinito.runtime.memory import host_memory
 from infinito.runtime.precision import choose_precision, unsupported_reason
@@ -30,6 +33,12 @@ LIBRARIES = (
     "matplotlib",
 )
 EXTRAS = {"tensorboard": ("tensorboard",), "search": ("optuna",)}
+_FUSED = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
 _LOW_MEMORY_GB = 2.0
 _LOW_DISK_GB = 2.0
 _GB = 1e9
@@ -50,7 +59,7 @@ def examine(directory: Path) -> list[Finding]:
     device = choose_device("auto").value
     return [
         *_compute(device),
-        *_attention(device),
+        _fused_attention(device),
         _memory(),
         *_device_memory(device),
         _disk(directory),
@@ -78,12 +87,17 @@ def _compute(device: str) -> list[Finding]:
     return findings
 
 
-def _attention(device: str) -> list[Finding]:
+def _fused_attention(device: str) -> Finding:
+    """Which kernels torch's own attention has here, each tried on a tiny input."""
+    dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+    query = torch.ones(1, 1, 8, 16, device=device, dtype=dtype)
     found = []
-    for backend in ATTENTION_BACKENDS:
-        choice = try_backend(backend, device)
-        found.append(Finding(f"attention {backend.name}", choice.value, choice.reason))
-    return found
+    for name, kernel in _FUSED.items():
+        with warnings.catch_warnings(), suppress(RuntimeError), sdpa_kernel(kernel):
+            warnings.simplefilter("ignore")  # torch warns of each reason, then raises
+            F.scaled_dot_product_attention(query, query, query, is_causal=True)
+            found.append(name)
+    return Finding("torch attention", ", ".join(found) or "none", f"tried on {device}")
 
 
 def _memory() -> Finding:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from infinito.attention import Request, choose_backend
+from infinito.attention import ATTENTION, Request
 from infinito.checkpoint.atomic import format_size
 from infinito.config.schema import Config
 from infinito.errors import ResourceError
@@ -53,8 +53,8 @@ def attention_reason(config: Config) -> str:
         dropout=model.dropout_on("attention") > 0, alibi=model.resolved_position == "alibi",
         plain=options.kind == "dot" and not options.has_lambda and options.lambda_init == 1,
     )  # fmt: skip
-    route = choose_backend(request, options.backend)
-    return f"{route.backend}: {route.reason}"
+    choice = ATTENTION.choose(request, options.backend)
+    return f"{choice.value}: {choice.reason}"
 
 
 def require_memory(config: Config, vocab_size: int, *, frozen: bool = False) -> None:

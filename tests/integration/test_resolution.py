@@ -73,8 +73,8 @@ def route_taken(config: Config, monkeypatch: pytest.MonkeyPatch) -> str:
         return run
 
     with monkeypatch.context() as patch:
-        for name, backend in dispatch.BACKENDS.items():
-            patch.setitem(dispatch.BACKENDS, name, replace(backend, run=recording(name)))
+        for name, backend in dispatch.ATTENTION.variants.items():
+            patch.setitem(dispatch.ATTENTION.variants, name, replace(backend, run=recording(name)))
         with torch.device("meta"):
             model = Transformer(config.model, 257, config.data.sequence_length)
             model.hidden(torch.zeros(1, config.data.sequence_length, dtype=torch.int64))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from infinito.attention import Request, choose_backend, distance_attention
+from infinito.attention import ATTENTION, Request, distance_attention
 from infinito.attention import triton as back_end
 from infinito.attention.dropout import drop_threshold, dropout_keeps
 from tests.attention_support import ALL_KINDS, Inputs, assert_matches_reference, make_inputs
@@ -132,7 +132,7 @@ def test_layouts_and_order() -> None:
 
 
 def test_chosen_for_distances_on_cuda() -> None:
-    kinds = {kind: choose_backend(Request(kind, device="cuda")).backend for kind in ALL_KINDS}
+    kinds = {kind: ATTENTION.choose(Request(kind, device="cuda")).value for kind in ALL_KINDS}
     fused = dict.fromkeys(("dot", "l2sq", "cosine"), "sdpa")
     assert kinds == {**fused, "l1": "triton", "l2": "triton"}
-    assert choose_backend(Request("cosine", device="cuda", dropout=True)).backend == "triton"
+    assert ATTENTION.choose(Request("cosine", device="cuda", dropout=True)).value == "triton"

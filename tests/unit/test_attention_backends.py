@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from infinito.attention import cpu as cpu_kernel
 from infinito.attention import distance_attention, sdpa
 from infinito.attention.call import prepare_call
+from infinito.kernels import native
 from tests.attention_support import (
     ALL_KINDS,
     DISTANCES,
@@ -84,10 +84,10 @@ def test_torchs_own_function_is_plain_dot_attention(
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_every_instruction_set(kind: str, isa: str) -> None:
-    if isa not in cpu_kernel.available_isas():
+    if isa not in native.available_isas():
         pytest.skip(f"this processor has no {isa}")
     x = make_inputs(batch=1, queries=70, width=72)
-    with cpu_kernel.forced_isa(isa):
+    with native.forced_isa(isa):
         assert_matches_reference(x, kind, "cpu", TOLERANCE, dropout_p=0.2, dropout_seed=1)
         full = [out.clone() for out in outputs(x, kind, "cpu")]
     for own, best in zip(full, outputs(x, kind, "cpu"), strict=True):
@@ -110,15 +110,16 @@ def test_key_splits_of_few_heads(kind: str) -> None:
 
 @needs_kernel
 def test_posix_threads_give_the_same_bits() -> None:
-    library, threads = cpu_kernel._library(), torch.get_num_threads()
+    library, threads = native._loaded, torch.get_num_threads()
+    assert not isinstance(library, str)
     x = make_inputs(queries=90)
     torch.set_num_threads(2)
     pooled = outputs(x, "l1", "cpu")
-    library.infinito_attention_set_gomp(None)
+    library.infinito_set_gomp(None)
     try:
         own = outputs(x, "l1", "cpu")
     finally:
-        library.infinito_attention_set_gomp(ctypes.c_void_p(cpu_kernel._gomp_address()))
+        library.infinito_set_gomp(ctypes.c_void_p(native.gomp_address()))
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(pooled, own, strict=True))
 
@@ -189,11 +190,11 @@ def test_an_offset_that_one_token_lacks(
 @pytest.mark.parametrize("factor", [2.0**-90, 2.0**90])
 def test_signs_of_tiny_and_huge_differences(factor: float, isa: str) -> None:
     """L1 of inputs times a power of two, with lambda divided by it, has the same weights."""
-    if isa not in cpu_kernel.available_isas():
+    if isa not in native.available_isas():
         pytest.skip(f"this processor has no {isa}")
     x = make_inputs(queries=70)
     far = replace(x, q=x.q * factor, k=x.k * factor)
-    with cpu_kernel.forced_isa(isa):
+    with native.forced_isa(isa):
         expected = outputs(x, "l1", "cpu", scale=0.2)
         found = outputs(far, "l1", "cpu", scale=0.2 / factor)
     for power, own, right in zip((0, 1, 1, 0, 0), found, expected, strict=True):

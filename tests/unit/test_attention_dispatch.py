@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from infinito.attention import (
+    ATTENTION,
     Request,
-    Route,
-    available_backends,
-    choose_backend,
     default_scale,
     dispatch,
     distance_attention,
@@ -22,26 +20,27 @@ from infinito.attention import cpu as cpu_kernel
 from infinito.attention.call import Call
 from infinito.attention.dropout import dropout_keeps
 from infinito.errors import ConfigError
+from infinito.runtime.choice import Choice
 from tests.attention_support import ALL_KINDS, DISTANCES, make_inputs, needs_kernel, reference
 
 
 @needs_kernel
 def test_auto_takes_the_kernel_and_says_so() -> None:
-    route = choose_backend(Request("l1"))
-    assert route.backend == "cpu"
+    route = ATTENTION.choose(Request("l1"))
+    assert route.value == "cpu"
     assert "compiled kernel" in route.reason
-    assert available_backends()["sdpa"] == "l1 is not a dot product"
+    assert ATTENTION.available(Request("l1"))["sdpa"] == "l1 is not a dot product"
 
 
 def test_without_the_kernel_the_reason_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_kernel, "missing", "the compiled kernel is missing: nobody built it")
-    assert choose_backend(Request("l2sq")).backend == "sdpa"
-    route = choose_backend(Request("l1"))
-    assert route.backend == "chunked"
+    assert ATTENTION.choose(Request("l2sq")).value == "sdpa"
+    route = ATTENTION.choose(Request("l1"))
+    assert route.value == "chunked"
     assert "nobody built it" in route.reason
-    assert choose_backend(Request("cosine", dropout=True)).backend == "chunked"
+    assert ATTENTION.choose(Request("cosine", dropout=True)).value == "chunked"
     with pytest.raises(ConfigError, match="nobody built it"):
-        choose_backend(Request("l1"), "cpu")
+        ATTENTION.choose(Request("l1"), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -61,21 +60,24 @@ def test_a_forced_backend_that_cannot_is_refused(
     request_: Request, backend: str, reason: str
 ) -> None:
     with pytest.raises(ConfigError, match=reason):
-        choose_backend(request_, backend)
+        ATTENTION.choose(request_, backend)
 
 
 def test_forced_backends_are_the_ones_that_run() -> None:
-    assert choose_backend(Request("l1"), "chunked").reason.endswith("as asked for")
-    served = [name for name, route in available_backends().items() if isinstance(route, Route)]
-    assert served[-2:] == ["chunked", "reference"]
+    assert ATTENTION.choose(Request("l1"), "chunked").reason.endswith("as asked for")
+    answers = ATTENTION.available(Request("l1")).items()
+    assert [name for name, answer in answers if isinstance(answer, Choice)][-2:] == [
+        "chunked",
+        "reference",
+    ]
 
 
 def test_plain_products_off_the_cpu_are_torchs_own() -> None:
     """With its dropout and any mask; whoever names a seed or a lambda gets the definition's."""
     rows = {"queries": 3, "keys": 5, "dropout": True, "alibi": True, "dtype": torch.float64}
-    assert choose_backend(Request("dot", "cuda", plain=True, **rows)).backend == "sdpa"  # type: ignore[arg-type]
-    assert choose_backend(Request("dot", "cuda", **rows)).backend == "chunked"  # type: ignore[arg-type]
-    assert choose_backend(Request("dot", "cpu", plain=True, **rows)).backend == "chunked"  # type: ignore[arg-type]
+    assert ATTENTION.choose(Request("dot", "cuda", plain=True, **rows)).value == "sdpa"  # type: ignore[arg-type]
+    assert ATTENTION.choose(Request("dot", "cuda", **rows)).value == "chunked"  # type: ignore[arg-type]
+    assert ATTENTION.choose(Request("dot", "cpu", plain=True, **rows)).value == "chunked"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -99,8 +101,8 @@ def test_a_call_is_plain_when_all_is_left_to_torch(
         calls.append(call)
         return call.query
 
-    for name, backend in dispatch.BACKENDS.items():
-        monkeypatch.setitem(dispatch.BACKENDS, name, replace(backend, run=note))
+    for name, backend in dispatch.ATTENTION.variants.items():
+        monkeypatch.setitem(dispatch.ATTENTION.variants, name, replace(backend, run=note))
     x = torch.zeros(1, 2, 4, 8, device="meta")
     distance_attention(x, x, x, **{"kind": "dot", "lam": 1.0, **options})
     assert [call.plain for call in calls] == [plain]

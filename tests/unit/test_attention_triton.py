@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from infinito.attention import Request, available_backends, choose_backend, distance_attention
+from infinito.attention import ATTENTION, Request, distance_attention
 from infinito.errors import ConfigError
 from tests.support import ROOT
 
@@ -36,7 +36,7 @@ def test_cases_in_the_interpreter() -> None:
 
 
 def test_refused_on_the_cpu_with_a_reason() -> None:
-    objection = available_backends(Request("l1"))["triton"]
+    objection = ATTENTION.available(Request("l1"))["triton"]
     assert objection == "the tensors are on cpu, not on cuda"
     x = torch.zeros(1, 1, 2, 8)
     with pytest.raises(ConfigError, match="the tensors are on cpu, not on cuda"):
@@ -46,4 +46,4 @@ def test_refused_on_the_cpu_with_a_reason() -> None:
 def test_what_it_cannot_run_goes_elsewhere() -> None:
     wide = Request("l1", device="cuda", width=257)
     double = Request("l1", device="cuda", dtype=torch.float64)
-    assert choose_backend(wide).backend == choose_backend(double).backend == "chunked"
+    assert ATTENTION.choose(wide).value == ATTENTION.choose(double).value == "chunked"

@@ -341,7 +341,9 @@ def test_doctor_names_every_fact_with_a_reason(capsys: pytest.CaptureFixture[str
         "device",
         "precision",
         "dtype bfloat16",
-        "attention sdpa math",
+        "torch attention",
+        "attention cpu",
+        "decode step torch",
         "memory",
         "disk",
     ):

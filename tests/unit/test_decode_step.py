@@ -13,16 +13,16 @@ from torch import Tensor
 
 from infinito.attention import KINDS, Kind
 from infinito.config.schema import TokenizerConfig
-from infinito.generate import context
 from infinito.generate.engine import generate
 from infinito.generate.sampling_config import SamplingConfig
+from infinito.kernels import native
 from infinito.model import decode
 from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.transformer import Transformer
 from infinito.tokenizer.tokenizer import train_tokenizer
 from tests.decode_support import POSITIONS, PROMPT, SHAPES, build, prompted, said_by
 
-missing = decode.why_missing()
+missing = decode._kernel.missing
 pytestmark = pytest.mark.skipif(missing is not None, reason=str(missing))
 
 
@@ -32,17 +32,19 @@ def _without_gradients() -> Any:
         yield
 
 
-@pytest.mark.parametrize("isa", decode.available_isas() if missing is None else [])
+@pytest.mark.parametrize("isa", native.available_isas())
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", SHAPES)
 def test_equals_the_model_up_to_the_last_position(name: str, batch: int, isa: str) -> None:
     model = build(**SHAPES[name])
     tokens = torch.randint(0, 300, (batch, POSITIONS))
     plain, ours = prompted(model, tokens), prompted(model, tokens)
-    step = decode.DecodeStep(model, ours, isa)
+    step = decode.DecodeStep(model, ours)
     for column in tokens[:, PROMPT:].unbind(1):
         expected = said_by(model, column, plain)
-        torch.testing.assert_close(step(column.tolist()), expected, atol=1e-4, rtol=1e-5)
+        with native.forced_isa(isa):
+            found = step(column[:, None].tolist())
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     assert expected.std() > 0.05, "constant logits would prove nothing"
     assert ours.length == plain.length == POSITIONS
     torch.testing.assert_close(ours.keys, plain.keys, atol=1e-4, rtol=1e-5)
@@ -56,7 +58,8 @@ def test_lambda_is_read_at_every_step() -> None:
     model.blocks[1].attention.log_lambda.add_(1.0)
     plain = prompted(model, tokens)
     expected = said_by(model, tokens[:, PROMPT], plain)
-    torch.testing.assert_close(step(tokens[:, PROMPT].tolist()), expected, atol=1e-4, rtol=1e-5)
+    found = step(tokens[:, PROMPT : PROMPT + 1].tolist())
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,7 +83,8 @@ def test_keys_that_are_hard_to_score(kind: Kind, keys: str) -> None:
                 cache.keys[0, :, :, 3] = attention.project(x, PROMPT)[0][:, :, 0]
     expected = said_by(model.double(), tokens[:, PROMPT], as_double(plain)).float()
     step = decode.DecodeStep(model.float(), ours)
-    torch.testing.assert_close(step(tokens[:, PROMPT].tolist()), expected, atol=2e-4, rtol=1e-4)
+    found = step(tokens[:, PROMPT : PROMPT + 1].tolist())
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
 
 
 def as_double(cache: KeyValueCache) -> KeyValueCache:
@@ -104,7 +108,7 @@ def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads() -> None:
 def decoded(model: Transformer, tokens: Tensor) -> Tensor:
     """Logits of every token, read one at a time, by a step and a cache of their own."""
     step = decode.DecodeStep(model, model.new_cache(len(tokens), tokens.shape[1]))
-    return torch.stack([step(column.tolist()) for column in tokens.unbind(1)], 1)
+    return torch.stack([step(column[:, None].tolist()) for column in tokens.unbind(1)], 1)
 
 
 @pytest.fixture
@@ -138,9 +142,9 @@ def test_a_forked_process_decodes_too(two_threads: None) -> None:
 def test_logits_stay_as_they_were_at_the_next_step() -> None:
     model = build(**SHAPES["plain"])
     step = decode.DecodeStep(model, model.new_cache(1, POSITIONS))
-    first = step([1])
+    first = step([[1]])
     before = first.clone()
-    step([2])
+    step([[2]])
     assert torch.equal(first, before)
 
 
@@ -150,7 +154,7 @@ def test_a_weight_that_is_no_number_reaches_the_logits(activation: str, place: s
     model = build(d_model=32, activation=activation)
     model.get_parameter(place)[7] = torch.nan
     step = decode.DecodeStep(model, model.new_cache(1, POSITIONS))
-    assert step([7]).isnan().any()
+    assert step([[7]]).isnan().any()
 
 
 def test_a_token_outside_the_vocabulary_is_refused_and_a_full_cache_too() -> None:
@@ -159,12 +163,12 @@ def test_a_token_outside_the_vocabulary_is_refused_and_a_full_cache_too() -> Non
     step = decode.DecodeStep(model, cache)
     for token in (-1, 300):
         with pytest.raises(IndexError, match="vocabulary"):
-            step([token])
+            step([[token]])
     assert cache.length == 0
-    step([0])
-    step([299])
+    step([[0]])
+    step([[299]])
     with pytest.raises(AssertionError, match="no room"):
-        step([0])
+        step([[0]])
 
 
 def test_what_it_does_not_know_it_does_not_support() -> None:
@@ -188,8 +192,9 @@ def test_the_engine_writes_the_same_with_and_without_it(
     calls = []
     original = decode.DecodeStep.__call__
 
-    def counted(self: decode.DecodeStep, tokens: list[int]) -> Tensor:
-        calls.append(tokens)
+    def counted(self: decode.DecodeStep, tokens: list[list[int]]) -> Tensor:
+        if len(tokens[0]) == 1:
+            calls.append(tokens)
         return original(self, tokens)
 
     monkeypatch.setattr(decode.DecodeStep, "__call__", counted)
@@ -198,7 +203,7 @@ def test_the_engine_writes_the_same_with_and_without_it(
     # All but the prompt, and the half that is encoded again when the context is full.
     assert len(calls) >= 60
     assert len(calls[-1]) == samples
-    monkeypatch.setattr(context, "objection", lambda model: "not today")
+    monkeypatch.setattr(decode._kernel, "missing", "not today")
     assert generate(model, tokenizer, [1, 2, 3], config) == fast
     assert len(fast) == samples
     assert len(set(fast[0].ids)) > 8, "a constant text would prove nothing"

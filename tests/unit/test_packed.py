@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from infinito.config.schema import TokenizerConfig
-from infinito.generate import context
 from infinito.generate.engine import generate
 from infinito.generate.sampling_config import SamplingConfig
+from infinito.kernels import native
 from infinito.model import decode
 from infinito.model.packed import StoredMatrix, pack, packable, to_bfloat16, to_int8
 from infinito.tokenizer.tokenizer import train_tokenizer
 from tests.decode_support import POSITIONS, PROMPT, SHAPES, build, prompted, said_by
 
-missing = decode.why_missing()
+missing = decode._kernel.missing
 needs_step = pytest.mark.skipif(missing is not None, reason=str(missing))
-ISAS = decode.available_isas() if missing is None else ()
+ISAS = native.available_isas()
 STORES: dict[str, Callable[[Tensor], StoredMatrix]] = {
     "bfloat16": to_bfloat16,
     "int8": to_int8,
@@ -84,10 +84,12 @@ def test_the_step_on_packed_weights_equals_the_twin_in_float32(
     assert decode.objection(packed) is None
     tokens = torch.randint(0, 300, (batch, PROMPT + 6))
     plain, ours, slow = (prompted(model, tokens) for model in (twin, packed, packed))
-    step = decode.DecodeStep(packed, ours, isa)
+    step = decode.DecodeStep(packed, ours)
     for column in tokens[:, PROMPT:].unbind(1):
         expected = said_by(twin, column, plain)
-        torch.testing.assert_close(step(column.tolist()), expected, atol=1e-4, rtol=1e-5)
+        with native.forced_isa(isa):
+            found = step(column[:, None].tolist())
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
         torch.testing.assert_close(said_by(packed, column, slow), expected, atol=1e-4, rtol=1e-5)
     assert expected.std() > 0.05, "constant logits would prove nothing"
 
@@ -120,8 +122,9 @@ def test_nothing_behind_a_matrix_is_read(widths: tuple[int, int], store: str, is
             model.get_parameter(name).data = guarded(model.get_parameter(name))
     else:
         pack(model, packable(model), lambda weight: at_the_end(STORES[store](weight)))
-    step = decode.DecodeStep(model, model.new_cache(3, POSITIONS), isa)
-    assert step([1, 2, 299]).isfinite().all()
+    step = decode.DecodeStep(model, model.new_cache(3, POSITIONS))
+    with native.forced_isa(isa):
+        assert step([[1], [2], [299]]).isfinite().all()
 
 
 @needs_step
@@ -133,7 +136,7 @@ def test_some_matrices_may_stay_as_they_are() -> None:
         weight.copy_(to_int8(weight).as_float())
     step = decode.DecodeStep(packed, packed.new_cache(1, POSITIONS))
     expected = said_by(twin, torch.tensor([5]), twin.new_cache(1, POSITIONS))
-    torch.testing.assert_close(step([5]), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(step([[5]]), expected, atol=1e-4, rtol=1e-5)
 
 
 def test_a_packed_model_writes_the_same_with_and_without_the_step(
@@ -145,5 +148,5 @@ def test_a_packed_model_writes_the_same_with_and_without_the_step(
     pack(model, packable(model))
     config = SamplingConfig(max_new_tokens=12, temperature=0)
     fast = generate(model, tokenizer, [1, 2, 3], config)
-    monkeypatch.setattr(context, "objection", lambda model: "not today")
+    monkeypatch.setattr(decode._kernel, "missing", "not today")
     assert generate(model, tokenizer, [1, 2, 3], config) == fast

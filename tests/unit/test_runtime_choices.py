@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from infinito.errors import ConfigError, ResourceError
-from infinito.runtime import backends, device, precision
+from infinito.runtime import device, precision
 from infinito.runtime.device import available_devices, choose_device
 from infinito.runtime.precision import autocast, choose_precision
 
@@ -81,22 +81,6 @@ def test_a_precision_that_torch_switches_off_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(precision, "autocast", lambda *_: nullcontext())
     with pytest.raises(ConfigError, match=r"training\.precision = float16: torch has no float16"):
         choose_precision("float16", "cpu")
-
-
-def test_each_attention_back_end_is_tried() -> None:
-    found = {
-        backend.name: backends.try_backend(backend, "cpu")
-        for backend in backends.ATTENTION_BACKENDS
-    }
-    assert found["sdpa math"].value == "yes"
-    assert found["sdpa cudnn"].value == "no"
-    assert found["sdpa cudnn"].reason == "not for cpu"
-
-    def broken(_: str) -> None:
-        raise RuntimeError("first\nsecond")
-
-    choice = backends.try_backend(backends.AttentionBackend("x", "y", broken), "cpu")
-    assert (choice.value, choice.reason) == ("no", "fails on cpu: first")
 
 
 def test_the_interface_of_the_brief() -> None:

@@ -4,4 +4,4 @@
 #define BACKWARD infinito_backward_portable
 #define PEAK infinito_peak_portable
 
-#include "kernel.h"
+#include "attention_kernel.h"

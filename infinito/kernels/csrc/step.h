@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "arguments.h"
+#include "attention.h"
 #include "decode.h"
 #include "team.h"
 
@@ -225,7 +225,8 @@ static Step plan(const Decode *a, Progress *progress) {
     return s;
 }
 
-int DECODE(const Decode *a) {
+int DECODE(void *arguments) {
+    const Decode *a = arguments;
     Progress progress = {0, 0};
     Step s = plan(a, &progress);
     int64_t row = 2 * s.width_stride + a->heads * s.head_stride + s.mixed_stride +

@@ -4,7 +4,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#include "arguments.h"
+#include "attention.h"
 
 #define CACHE_LINE 64
 #define MAX_POSIX_THREADS 256
@@ -13,7 +13,7 @@ typedef void (*GompParallel)(void (*)(void *), void *, unsigned, unsigned);
 
 static GompParallel gomp_parallel = NULL;
 
-void infinito_attention_set_gomp(void *address) { gomp_parallel = (GompParallel)address; }
+void infinito_set_gomp(void *address) { gomp_parallel = (GompParallel)address; }
 
 typedef struct {
     TaskFunction function;

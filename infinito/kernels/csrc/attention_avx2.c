@@ -4,4 +4,4 @@
 #define BACKWARD infinito_backward_avx2
 #define PEAK infinito_peak_avx2
 
-#include "kernel.h"
+#include "attention_kernel.h"

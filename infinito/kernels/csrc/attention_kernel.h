@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "arguments.h"
+#include "attention.h"
 #include "parallel.h"
 #include "tiles.h"
 #include "rows.h"
@@ -40,7 +40,8 @@ static void sum_splits_any(const void *context, int64_t task, float *scratch) {
     sum_splits(context, task, scratch);
 }
 
-int FORWARD(const Arguments *a) {
+int FORWARD(void *arguments) {
+    const Arguments *a = arguments;
     int64_t rows = chunk_rows(a), chunks = (a->queries + rows - 1) / rows;
     return run_tasks(forward_any, a, a->batch * a->heads * chunks, a->threads, forward_scratch(a));
 }
@@ -53,7 +54,8 @@ static int64_t choose_splits(const Arguments *a) {
     return splits;
 }
 
-int BACKWARD(const Arguments *a) {
+int BACKWARD(void *arguments) {
+    const Arguments *a = arguments;
     Backward p = {.a = a, .splits = choose_splits(a)};
     int64_t heads = a->batch * a->heads, blocks = (a->keys + KEYS - 1) / KEYS;
     p.stride = round_up(a->width, ROW_ALIGNMENT);
@@ -80,6 +82,8 @@ int BACKWARD(const Arguments *a) {
     return status;
 }
 
-int64_t PEAK(int gradient, int64_t rounds) {
-    return gradient ? peak_gradient(rounds) : peak_score(rounds);
+int PEAK(void *arguments) {
+    Peak *p = arguments;
+    p->elements = p->gradient ? peak_gradient(p->rounds) : peak_score(p->rounds);
+    return STATUS_OK;
 }

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "arguments.h"
+#include "attention.h"
 
 #define LINE 16                       /* floats of a cache line */
 #define MOST_HELPERS 255

@@ -4,4 +4,4 @@
 #define BACKWARD infinito_backward_avx512
 #define PEAK infinito_peak_avx512
 
-#include "kernel.h"
+#include "attention_kernel.h"

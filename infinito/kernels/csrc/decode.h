@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define DECODE_VERSION 3
+#define DECODE_VERSION 4
 #define MOST_NETWORKS 4
 
 enum { ACTIVATION_RELU2 = 0, ACTIVATION_GELU = 1, ACTIVATION_SWIGLU = 2 };
@@ -59,7 +59,7 @@ typedef struct {
     int64_t lambdas;                         /* a layer: 1, or one a head */
     int64_t capacity, length;                /* length: positions in the cache, < capacity */
     float scale;                             /* of the scores, beside lambda */
-    int32_t kind, activation, threads, isa;
+    int32_t kind, activation, threads;
 } Decode;
 
 #endif

@@ -1,0 +1,1 @@
+"""Operations that exist in several forms: compiled C, Triton, torch; and how one is chosen."""
