@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from infinito.config.loading import config_from_plain, to_plain
-from infinito.config.overrides import Overrides
 from infinito.config.schema import Config, TrainingConfig
 from infinito.config.yaml_loader import Plain
 from infinito.runtime.precision import unsupported_reason
+from infinito.search.space import configured
 
 #: exact: the same numbers; rounding: the same mathematics (dropout may draw other masks);
 #: quality: fewer digits in the arithmetic itself.
@@ -48,8 +47,7 @@ class Alternative:
 
     def applied(self, config: Config) -> Config:
         """``config`` with the changes in it."""
-        given = Overrides({tuple(key.split(".")): value for key, value in self.changes.items()})
-        return config_from_plain(given.apply(to_plain(config)), "optimise")
+        return configured(config, dict(self.changes))
 
 
 @dataclass(frozen=True)
