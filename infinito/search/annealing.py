@@ -104,10 +104,8 @@ class QuantumAnnealing:
     def _moved(self, replica: Positions, left: Positions, right: Positions) -> Positions:
         """``replica`` with some of its parameters drawn from the bonds with its neighbours."""
         parameters = self._candidates.space.parameters
-        # The field falls by a constant factor a trial.
-        field = FIELD_START * (FIELD_END / FIELD_START) ** min(
-            len(self._values) / self._n_trials, 1
-        )
+        progress = min(len(self._values) / self._n_trials, 1)
+        field = FIELD_START * (FIELD_END / FIELD_START) ** progress  # a constant factor a trial
         chosen = [p for p in parameters if self._random.random() < MOVED]
         moved = dict(replica)
         for p in chosen or [self._random.choice(parameters)]:

@@ -31,7 +31,7 @@ class Parameter:
 
     Attributes:
         kind: ``choice`` of listed values, or a ``range``, uniform or in the logarithm.
-        values: The choices, or (low, high), both included; two ints make a range of ints.
+        values: The choices, no two equal; or (low, high), both included, ints for a range of ints.
         when: ``{key of another parameter: value}``; all must hold.
     """
 

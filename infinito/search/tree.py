@@ -119,12 +119,14 @@ class TreeSearch:
         node.parameter = parameter
         widening = WIDENING_OF_CHOICES if parameter.kind == "choice" else WIDENING_OF_RANGES
         has_room = len(node.children) < max(1.0, node.visits**widening)
-        open_children = [child for child in node.children.values() if not child.closed]
-        if not open_children or (has_room and len(node.children) != parameter.count):
+        is_full = len(node.children) == parameter.count
+        children = list(node.children.values())
+        open_children = [child for child in children if not child.closed]
+        if not is_full and (has_room or not open_children):
             value = self._new_value(node, parameter)
             child = node.children.setdefault(value, Node(value))
-        else:
-            child = max(open_children, key=lambda child: self._bound(node, child))
+        else:  # below a value of a range that was drawn twice, all may be closed
+            child = max(open_children or children, key=lambda child: self._bound(node, child))
         path.append(child)
         return child.value
 

@@ -15,7 +15,7 @@ from infinito.search.methods import METHODS
 from infinito.search.space import Assignment, Parameter, Space, key_of
 
 plain = st.none() | st.booleans() | st.text(max_size=3) | st.integers(-9, 9) | st.floats(0.1, 0.9)
-choices = st.lists(plain, min_size=1, max_size=4, unique_by=lambda v: (v, type(v) is bool)).map(
+choices = st.lists(plain, min_size=1, max_size=4, unique=True).map(
     lambda values: ("choice", tuple(values))
 )
 ints = st.tuples(st.integers(1, 10**9), st.integers(1, 6)).map(lambda t: (t[0], t[0] + t[1]))

@@ -28,7 +28,7 @@ RANKS = (
     ("__init__", "__main__"),
 )
 RANK_OF = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
-LIGHT = ("cli", "config", "errors", "version", "__init__", "__main__")
+LIGHT = ("cli", "config", "errors", "search", "version", "__init__", "__main__")
 HEAVY = {"torch", "numpy", "datasets", "tokenizers", "matplotlib", "safetensors", "transformers"}
 
 
@@ -118,7 +118,8 @@ def test_light_parts_import_nothing_heavy_at_module_level(part: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["infinito.cli.main", "infinito.config.loading", "infinito.errors"]
+    "module",
+    ["infinito.cli.main", "infinito.config.loading", "infinito.errors", "infinito.search.study"],
 )
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     script = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"

@@ -253,6 +253,17 @@ def test_the_depth_of_a_tree_is_bounded() -> None:
     assert len({key for key, _ in found}) == 1024  # and all is found all the same
 
 
+def test_a_range_so_narrow_that_values_come_again() -> None:
+    """Of six digits, only a few lie in it; what is below each is soon used up."""
+    space = Space(
+        [Parameter("x", "range", (1.0, 1.00005)), Parameter("c", "choice", (1, 2)),
+         Parameter("n", "range", (1, 2))]
+    )  # fmt: skip
+    for name in METHODS:
+        found = run(make(name, space), 30, lambda a: float(a["c"]))  # type: ignore
+        assert len({key for key, _ in found}) > 15
+
+
 def test_large_ranges_of_ints_take_no_time() -> None:
     space = Space([Parameter("n", "log_range", (1, 2**62)), Parameter("m", "range", (0, 2**62))])
     for name in ("mcts", "annealing", "random"):

@@ -165,6 +165,16 @@ def test_values_stay_between_the_ends(kind: str) -> None:
     assert all(low <= parameter.at(i / 50) <= high for i in range(51))
 
 
+def test_true_is_no_number() -> None:
+    whole, fractions = Parameter("x", "range", (1, 4)), Parameter("x", "range", (0.0, 4.0))
+    assert [whole.includes(value) for value in (1, 4, 5, 2.0, True, "2", None)] == [
+        True, True, False, False, False, False, False,
+    ]  # fmt: skip
+    assert [fractions.includes(value) for value in (1, 2.5, 4.1, True, [1])] == [
+        True, True, False, False, False,
+    ]  # fmt: skip
+
+
 # -- what is active ----------------------------------------------------------------------------
 
 CHAIN = Space(
