@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infinito.config.schema import ModelConfig
-from infinito.model.layers import FeedForward, Linear
+from infinito.model.layers import FeedForward, Linear, Map
 from infinito.model.loss import compute_dtype
 from infinito.model.roles import Role
 
@@ -71,7 +71,7 @@ class _Places(NamedTuple):
 
     slots: Tensor  # (N, k): the row of each choice
     tokens: Tensor  # (P,): the token of each row; token 0 in padding, whose results nobody reads
-    sizes: list[int]  # (E,): rows of each expert
+    sizes: Tensor  # (E,): rows of each expert; what is behind them all is padding
 
 
 def _places(chosen: Tensor, counts: Tensor) -> _Places:
@@ -83,10 +83,10 @@ def _places(chosen: Tensor, counts: Tensor) -> _Places:
     number = torch.arange(len(experts), device=chosen.device)
     slots = torch.empty_like(order)
     slots[order] = number + shift[experts[order]]
-    sizes: list[int] = padded.tolist()
-    tokens = order.new_zeros(sum(sizes))
+    most = len(experts) + len(counts) * (_ROWS - 1)  # so that nobody waits to hear how many
+    tokens = order.new_zeros(int(padded.sum()) if chosen.device.type == "cpu" else most)
     tokens[slots] = number // chosen.shape[1]
-    return _Places(slots.view_as(chosen), tokens, sizes)
+    return _Places(slots.view_as(chosen), tokens, padded)
 
 
 class _Spread(torch.autograd.Function):
@@ -146,6 +146,7 @@ class MixtureOfExperts(nn.Module):
         self.router.deviation = _ROUTER_DEVIATION
         self.experts = nn.ModuleList(FeedForward(config, hidden) for _ in range(moe.n_experts))
         self.shared = FeedForward(config, moe.n_shared * hidden) if moe.n_shared else None
+        self.aligned = width % 8 == hidden % 8 == 0
         self.collected: list[Routing] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -162,12 +163,40 @@ class MixtureOfExperts(nn.Module):
             self._collect(_routing(logits, counts))
         places = _places(chosen, counts)
         rows = _Spread.apply(flat.to(compute_dtype(flat)), places.slots, places.tokens)  # type: ignore[no-untyped-call]
-        parts = zip(self.experts, rows.split(places.sizes), strict=True)
-        # In training an expert without a token has gradients all the same: zeros.
-        rows = torch.cat([expert(part) for expert, part in parts if len(part) or self.training])
+        rows = self._grouped(rows, places) if self._can_group(rows) else self._each(rows, places)
         mixed: Tensor = _Gather.apply(rows, gates, places.slots)  # type: ignore[no-untyped-call]
         mixed = mixed.view_as(x)
         return mixed if self.shared is None else mixed + self.shared(x)
+
+    def _each(self, rows: Tensor, places: _Places) -> Tensor:
+        """Rows (P, C) through their experts, one after the other."""
+        sizes: list[int] = places.sizes.tolist()
+        parts = zip(self.experts, rows.split([*sizes, len(rows) - sum(sizes)]), strict=False)
+        # A GPU's products of many rows are summed as their number suggests: there, all are small.
+        piece = max(sizes) if rows.device.type == "cpu" else _ROWS
+        # In training an expert without a token has gradients all the same: zeros.
+        used = ((expert, part) for expert, part in parts if len(part) or self.training)
+        return torch.cat([expert(x) for expert, part in used for x in part.split(piece)])
+
+    def _grouped(self, rows: Tensor, places: _Places) -> Tensor:
+        """The same in one product of all experts for each map, and the host waits for nothing."""
+        ends, first = places.sizes.cumsum(0).to(torch.int32), self.experts[0]
+        assert isinstance(first, FeedForward)
+
+        def of_all(name: str) -> Map:
+            matrices = [getattr(expert, name).matrix().to(rows.dtype) for expert in self.experts]
+            stacked = torch.stack(matrices).transpose(1, 2)
+            return lambda x: F.grouped_mm(x, stacked, offs=ends)
+
+        gate = of_all("gate") if first.gate is not None else None
+        return first.through(rows, of_all("up"), gate, of_all("down"))
+
+    def _can_group(self, rows: Tensor) -> bool:
+        """Whether torch has grouped products for these: Hopper and newer, rows of 16 bytes."""
+        if rows.device.type != "cuda" or rows.dtype != torch.bfloat16 or not self.aligned:
+            return False
+        known = hasattr(F, "grouped_mm") and torch.version.hip is None
+        return known and torch.cuda.get_device_capability(rows.device) >= (9, 0)
 
     def _collect(self, routing: Routing) -> None:
         if self.collected is not None:

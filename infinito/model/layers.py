@@ -6,12 +6,16 @@ K key/value heads, D head width, C model width, F feed-forward width, V vocabula
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infinito.config.schema import ModelConfig
 from infinito.model.roles import DeclaresRoles, Role
+
+Map = Callable[[Tensor], Tensor]
 
 _LEVELS = 1 << 16
 
@@ -155,15 +159,18 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        hidden = self.up(x)
-        if self.gate is not None:
-            hidden = F.silu(self.gate(x)) * hidden
+        return self.through(x, self.up, self.gate, self.down)
+
+    def through(self, x: Tensor, up: Map, gate: Map | None, down: Map) -> Tensor:
+        """The network with other linear maps in the place of its own."""
+        hidden = up(x)
+        if gate is not None:
+            hidden = F.silu(gate(x)) * hidden
         elif self.activation == "relu2":
             hidden = _SquaredReLU.apply(hidden)  # type: ignore[no-untyped-call]
         else:
             hidden = F.gelu(hidden, approximate="tanh")
-        output: Tensor = self.down(hidden)
-        return output
+        return down(hidden)
 
 
 def initialise(model: nn.Module) -> None:

@@ -95,7 +95,7 @@ def test_a_vocabulary_that_the_text_decides_counts_before_the_model_is_built(
         Trainer(config)
         return
     automatic.resolve(config)  # by itself, the config could do with less
-    monkeypatch.setattr(trainer, "Transformer", too_early)
+    monkeypatch.setattr(trainer, "build_model", too_early)
     with pytest.raises(ResourceError):
         Trainer(config)
 

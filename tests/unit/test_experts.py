@@ -263,3 +263,22 @@ def test_the_compiled_decode_step_leaves_experts_to_the_twin() -> None:
     reason = decode.objection(model_of(4, 2).eval())
     assert reason is not None
     assert decode.why_missing() is not None or "MixtureOfExperts" in reason
+
+
+@pytest.mark.parametrize("activation", ["relu2", "swiglu"])
+def test_grouped_products_equal_those_of_each_expert(
+    activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The road of a GPU, by torch's own grouped product of the CPU."""
+    layer, found = layer_of(5, 2, activation=activation, moe={"n_shared": 1}), []
+    x, slope = torch.randn(2, 37, 32), torch.randn(2, 37, 32)
+    for grouped in (False, True):
+        monkeypatch.setattr(layer, "_can_group", lambda _, grouped=grouped: grouped)
+        layer.zero_grad()
+        entry = x.clone().requires_grad_()
+        output = layer(entry)
+        output.backward(slope)
+        found.append({"output": output.detach(), "x": entry.grad, **gradients(layer)})
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-5, atol=1e-5, msg=name)
