@@ -16,6 +16,8 @@ import yaml
 from tests.support import ROOT, tiny_settings
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+# The tests themselves may run where hangups are ignored, which a child inherits.
+AS_IN_A_SHELL = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
 # The program that a terminal starts leads its session: closing the terminal hangs it up.
 ON_A_TERMINAL = (
     "import fcntl, os, sys, termios\n"
@@ -28,7 +30,7 @@ def hang_up_after_the_first_record(arguments: list[str], metrics: Path, before: 
     """Run a command on a terminal of its own and close that; the exit code."""
     terminal, inside = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-c", before + ON_A_TERMINAL, *arguments], env=ENVIRONMENT,
+        [sys.executable, "-c", AS_IN_A_SHELL + before + ON_A_TERMINAL, *arguments], env=ENVIRONMENT,
         stdin=inside, stdout=inside, stderr=inside, start_new_session=True,
     ) as process:  # fmt: skip
         os.close(inside)
@@ -40,7 +42,10 @@ def hang_up_after_the_first_record(arguments: list[str], metrics: Path, before: 
                 break
         assert metrics.exists(), shown.decode()
         os.close(terminal)
-        return process.wait(timeout=120)
+        try:
+            return process.wait(timeout=120)
+        finally:
+            process.kill()  # a run that does not stop must not outlive its test
 
 
 def write_config(tmp_path: Path, max_steps: int) -> Path:
@@ -68,7 +73,7 @@ def test_a_closed_terminal_stops_a_run_after_its_step_and_saves(tmp_path: Path) 
 def test_a_run_that_ignores_the_hangup_goes_on_without_a_terminal(tmp_path: Path) -> None:
     """What ``nohup`` asks for: the signal is passed over, and the panel has nowhere to go."""
     config, run = write_config(tmp_path, 60), tmp_path / "run"
-    nohup = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    nohup = "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
     arguments = ["train", "--config", str(config)]
     code = hang_up_after_the_first_record(arguments, run / "metrics.jsonl", nohup)
     assert code == 0

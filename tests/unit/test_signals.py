@@ -7,11 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from infinito.runtime.signals import StopRequest
 from tests.support import ROOT
+
+
+@pytest.fixture(autouse=True)
+def hangups_count() -> Iterator[None]:
+    """The tests themselves may run where hangups are ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
