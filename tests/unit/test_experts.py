@@ -262,7 +262,17 @@ def test_the_router_stays_exact_in_an_export() -> None:
 def test_the_compiled_decode_step_leaves_experts_to_the_twin() -> None:
     reason = decode.objection(model_of(4, 2).eval())
     assert reason is not None
-    assert decode.why_missing() is not None or "MixtureOfExperts" in reason
+    assert decode._kernel.missing is not None or "MixtureOfExperts" in reason
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cache_changes_nothing(kind: str) -> None:
+    model = model_of(4, 2, moe={"n_shared": 1}, attention={"kind": kind}).eval()
+    tokens = torch.randint(60, (2, 40))
+    cache = model.new_cache(2, 40)
+    parts = [model.hidden(part, cache) for part in tokens.split([20, *[1] * 20], 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), model.hidden(tokens), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("activation", ["relu2", "swiglu"])
