@@ -37,6 +37,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "position": "alibi",
         "attention": {"kind": "cosine", "learnable_lambda": False, "lambda_init": 2.5},
     },
+    "experts": {"d_model": 56, "d_ff": 37, "moe": {"n_experts": 5, "top_k": 2}},
+    "one expert of three": {
+        "d_model": 64,
+        "d_ff": 50,
+        "activation": "swiglu",
+        "attention": {"kind": "l1"},
+        "moe": {"n_experts": 3, "top_k": 1, "n_shared": 2},
+    },
     "double": {"d_model": 56, "block": "double", "second_d_ff": 50, "tie_embeddings": False},
     "double l1": {
         "block": "double",

@@ -18,6 +18,7 @@ from infinito.kernels.native import REMEDY, Native, fields
 from infinito.kernels.table import Operation, Variant, no_objection
 from infinito.model.attention import SelfAttention
 from infinito.model.block import Block
+from infinito.model.experts import MixtureOfExperts
 from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.language_model import LanguageModel
 from infinito.model.layers import Embedding, FeedForward, Linear, RMSNorm
@@ -25,14 +26,14 @@ from infinito.model.legacy import DoubleBlock
 from infinito.model.packed import PackedWeights, StoredMatrix
 from infinito.model.transformer import Transformer
 
-_VERSION = 4
+_VERSION = 5
 _STORED: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.int8)
 _ACTIVATIONS = ("relu2", "gelu", "swiglu")
-_MOST_NETWORKS = 4
+_MOST_BRANCHES = 2
 
 
 class _Matrix(Structure):
-    """Mirror of ``Matrix`` in csrc/decode.h, as the next four are of theirs."""
+    """Mirror of ``Matrix`` in csrc/decode.h, as the next five are of theirs."""
 
     _fields_ = [
         *fields(c_void_p, "data scales bias"),
@@ -46,7 +47,14 @@ class _Norm(Structure):
 
 
 class _Network(Structure):
-    _fields_ = [("norm", _Norm), *fields(_Matrix, "up gate down"), ("hidden", c_int64)]
+    _fields_ = [*fields(_Matrix, "up gate down"), ("hidden", c_int64)]
+
+
+class _Branch(Structure):
+    _fields_ = [
+        *(("norm", _Norm), ("network", _Network), ("router", _Matrix), ("experts", c_void_p)),
+        *fields(c_int64, "n_experts top_k"),
+    ]
 
 
 class _Layer(Structure):
@@ -54,7 +62,7 @@ class _Layer(Structure):
         *fields(_Norm, "attention_norm query_norm key_norm"),
         *fields(_Matrix, "query key value output"),
         ("log_lambda", c_void_p),
-        ("networks", _Network * _MOST_NETWORKS),
+        ("branches", _Branch * _MOST_BRANCHES),
     ]
 
 
@@ -64,7 +72,7 @@ class _Decode(Structure):
         *fields(_Matrix, "embedding head"),
         *fields(_Norm, "embedding_norm final_norm"),
         *fields(c_void_p, "positions cosines sines slopes keys values tokens logits"),
-        *fields(c_int64, "n_layers networks batch width heads key_heads head_width"),
+        *fields(c_int64, "n_layers branches batch width heads key_heads head_width"),
         *fields(c_int64, "vocabulary lambdas capacity length"),
         ("scale", c_float),
         *fields(c_int32, "kind activation threads"),
@@ -123,7 +131,7 @@ class _Reader:
             positions=None if model.positions is None else self._numbers(model.positions.matrix()),
             slopes=self._numbers(first.slopes),
             n_layers=config.n_layers,
-            networks=len(blocks[0].branches()),
+            branches=len(blocks[0].branches()),
             width=config.d_model,
             heads=config.n_heads,
             key_heads=config.resolved_kv_heads,
@@ -150,14 +158,26 @@ class _Reader:
             *map(self._matrix, (attention.query, attention.key)),
             *map(self._matrix, (attention.value, attention.output)),
             self._numbers(attention.log_lambda),
-            (_Network * _MOST_NETWORKS)(*(self._network(*branch) for branch in branches)),
+            (_Branch * _MOST_BRANCHES)(*(self._branch(*branch) for branch in branches)),
         )
 
-    def _network(self, norm: nn.Module, network: nn.Module) -> _Network:
+    def _branch(self, norm: nn.Module, network: nn.Module) -> _Branch:
+        if type(network) is not MixtureOfExperts:
+            return _Branch(self._norm(norm), self._network(network))
+        experts = (_Network * len(network.experts))(*map(self._network, network.experts))
+        self.kept.append(experts)
+        return _Branch(
+            self._norm(norm), self._network(network.shared), self._matrix(network.router),
+            addressof(experts), len(experts), network.top_k,
+        )  # fmt: skip
+
+    def _network(self, network: nn.Module | None) -> _Network:
+        if network is None:
+            return _Network()
         if type(network) is not FeedForward:
             raise _UnknownPartError(f"it does not know a {type(network).__name__}")
         matrices = map(self._matrix, (network.up, network.gate, network.down))
-        return _Network(self._norm(norm), *matrices, network.hidden)
+        return _Network(*matrices, network.hidden)
 
     def _matrix(self, part: Linear | Embedding | PackedWeights | None) -> _Matrix:
         if part is None:

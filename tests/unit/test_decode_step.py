@@ -92,8 +92,41 @@ def as_double(cache: KeyValueCache) -> KeyValueCache:
     return cache
 
 
-def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads() -> None:
-    model = build(**SHAPES["grouped"])
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_all_rows_to_the_same_experts(top_k: int) -> None:
+    model = build(**{**SHAPES["experts"], "moe": {"n_experts": 5, "top_k": top_k}})
+    tokens = torch.randint(0, 300, (6, 4))
+    for block in model.blocks:  # up to a positive factor all experts are alike to the router
+        router = block.feed_forward.router.weight
+        router.copy_(router[:1] * torch.tensor([1.0, 4.0, 3.0, 2.0, 1.5])[:, None])
+        block.feed_forward_norm.weight.zero_()[7] = 3.0  # and all rows nearly alike
+    plain = model.logits(model.hidden(tokens))
+    torch.testing.assert_close(decoded(model, tokens), plain, atol=1e-4, rtol=1e-5)
+
+
+def test_a_row_that_is_no_number_leaves_the_experts_of_others_alone() -> None:
+    model = build(**SHAPES["experts"])
+    tokens = torch.randint(1, 300, (6, 4))
+    expected = decoded(model, tokens)
+    model.embedding.weight[0] = torch.nan
+    tokens[3] = 0
+    found = decoded(model, tokens)
+    assert found[3].isnan().all()
+    others = [0, 1, 2, 4, 5]
+    assert torch.equal(found[others, :, 1:], expected[others, :, 1:])  # logit 0 has its weight
+
+
+def test_a_router_that_is_no_number_reaches_the_logits() -> None:
+    for top_k in (1, 2):
+        model = build(**{**SHAPES["experts"], "moe": {"n_experts": 5, "top_k": top_k}})
+        model.blocks[1].feed_forward.router.weight[4] = torch.nan
+        step = decode.DecodeStep(model, model.new_cache(1, POSITIONS))
+        assert step([[7]]).isnan().all()
+
+
+@pytest.mark.parametrize("name", ["grouped", "experts", "one expert of three"])
+def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads(name: str) -> None:
+    model = build(**SHAPES[name])
     tokens = torch.randint(0, 300, (7, 12))
     expected = decoded(model, tokens)
     threads = torch.get_num_threads()

@@ -64,7 +64,7 @@ def packed_pair(store: Callable[[Tensor], StoredMatrix], **shape: Any) -> tuple[
     """A model with packed matrices, and a float32 one of the numbers that those stand for."""
     packed, twin = build(**shape), build(**shape)
     for model in (packed, twin):
-        model.blocks[0].feed_forward.up.weight[1] = 0
+        model.blocks[0].attention.output.weight[1] = 0
     for name in packable(packed):
         weight = twin.get_parameter(name)
         weight.copy_(store(weight).as_float())
@@ -76,7 +76,9 @@ def packed_pair(store: Callable[[Tensor], StoredMatrix], **shape: Any) -> tuple[
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("batch", [1, 6])
 @pytest.mark.parametrize("store", STORES)
-@pytest.mark.parametrize("name", ["plain", "odd", "grouped", "untied", "learned", "l1", "double"])
+@pytest.mark.parametrize(
+    "name", ["plain", "odd", "grouped", "untied", "learned", "l1", "double", "experts"]
+)
 def test_the_step_on_packed_weights_equals_the_twin_in_float32(
     name: str, store: str, batch: int, isa: str
 ) -> None:

@@ -1,6 +1,6 @@
 /* The structures that Python fills for a decode step. Legend of shapes: B batch, L layers, N
- * feed-forward networks a layer, C model width, H query heads, K key/value heads (H is a multiple
- * of K), D head width, F hidden width of a network, V vocabulary. Numbers are float32, but for the
+ * feed-forward branches a layer, C model width, H query heads, K key/value heads (H is a multiple
+ * of K), D head width, F hidden width of a network, E experts, V vocabulary. Numbers are float32, but for the
  * matrices: those may be stored in less, and are multiplied by in float32 all the same.
  * Python mirrors this layout in decode.py; DECODE_VERSION guards against a stale library. */
 #ifndef INFINITO_DECODE_H
@@ -8,8 +8,8 @@
 
 #include <stdint.h>
 
-#define DECODE_VERSION 4
-#define MOST_NETWORKS 4
+#define DECODE_VERSION 5
+#define MOST_BRANCHES 2
 
 enum { ACTIVATION_RELU2 = 0, ACTIVATION_GELU = 1, ACTIVATION_SWIGLU = 2 };
 
@@ -32,16 +32,25 @@ typedef struct {
 } Norm;
 
 typedef struct {
-    Norm norm;
     Matrix up, gate, down;                   /* (F, C), (F, C) or none, (C, F) */
-    int64_t hidden;                          /* F */
+    int64_t hidden;                          /* F; 0: there is no such network */
 } Network;
+
+/* What adds to the residual stream behind the attention: for each row the top_k of the experts
+ * that a router names, if there are any, and a network for all rows. */
+typedef struct {
+    Norm norm;
+    Network network;
+    Matrix router;                           /* (E, C) */
+    const Network *experts;                  /* (E,), of one hidden width */
+    int64_t n_experts, top_k;                /* 0: no experts */
+} Branch;
 
 typedef struct {
     Norm attention_norm, query_norm, key_norm;
     Matrix query, key, value, output;        /* (H D, C), (K D, C), (K D, C), (C, H D) */
     const float *log_lambda;                 /* (lambdas,), or null: lambda is 1 */
-    Network networks[MOST_NETWORKS];         /* the first N; each adds to the residual stream */
+    Branch branches[MOST_BRANCHES];          /* the first N, one behind the other */
 } Layer;
 
 typedef struct {
@@ -55,7 +64,7 @@ typedef struct {
     float *keys, *values;                    /* (L, B, K, capacity, D) */
     const int64_t *tokens;                   /* (B,), below V */
     float *logits;                           /* (B, V), written */
-    int64_t n_layers, networks, batch, width, heads, key_heads, head_width, vocabulary;
+    int64_t n_layers, branches, batch, width, heads, key_heads, head_width, vocabulary;
     int64_t lambdas;                         /* a layer: 1, or one a head */
     int64_t capacity, length;                /* length: positions in the cache, < capacity */
     float scale;                             /* of the scores, beside lambda */

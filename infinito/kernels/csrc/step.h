@@ -21,13 +21,27 @@
 #include "product.h"
 #include "parts.h"
 
-/* Then two phases for each feed-forward network: up, and down. */
-enum { PHASE_HEADS, PHASE_ATTENTION, PHASE_OUTPUT, PHASE_NETWORKS };
+enum { HEADS, ATTENTION, OUTPUT, ROUTE, EXPERTS_UP, EXPERTS_DOWN, UP, DOWN };
+
+typedef struct {
+    int kind, branch;
+    int64_t tasks;
+    int next;                         /* the branch whose norm follows, or -1: none does */
+} Phase;
 
 typedef struct {
     atomic_llong finished;            /* tasks, over all phases */
     atomic_llong open;                /* the last phase that may begin */
 } Progress;
+
+/* What experts.h works with, of one branch at a time. */
+typedef struct {
+    float *gathered, *hidden;         /* (places, width_stride), (places, hidden_stride) */
+    float *gates;                     /* (B, top_k) */
+    int32_t *chosen, *place;          /* (B, top_k) */
+    int32_t *expert, *start;          /* (groups,), (groups + 1,): whose, and its first place */
+    int64_t groups;                   /* at most; those behind the last are empty */
+} Routing;
 
 typedef struct {
     const Decode *a;
@@ -36,9 +50,21 @@ typedef struct {
     float *x, *normed;                /* (B, width_stride): the residual stream, and its norm */
     float *queries;                   /* (B, H, head_stride) */
     float *mixed, *hidden;            /* (B, mixed_stride), (N, B, hidden_stride) */
-    int64_t width_block, hidden_block[MOST_NETWORKS], logits_block;     /* rows of a task */
-    int64_t tasks[PHASE_NETWORKS + 2 * MOST_NETWORKS], phases, layer_tasks, total_tasks;
+    Routing routing;
+    int64_t width_block, logits_block;                   /* rows of a task */
+    int64_t layer_tasks, total_tasks;
+    int phases;
+    Phase phase[3 + 5 * MOST_BRANCHES];
 } Step;
+
+/* Rows of a task: enough tasks for every thread to end at nearly the same time, each long enough
+ * for its bookkeeping not to matter. */
+static int64_t block_rows(int64_t rows, int64_t threads) {
+    int64_t wanted = round_up(rows / (threads * TASKS_A_THREAD) + 1, FEWEST_ROWS);
+    return smaller(wanted, MOST_ROWS);
+}
+
+static int64_t blocks(int64_t rows, int64_t block) { return (rows + block - 1) / block; }
 
 /* x to normed, for all of the batch. */
 static void normalise_stream(const Step *s, const Norm *norm) {
@@ -108,33 +134,30 @@ static void residual_task(const Step *s, Matrix matrix, int64_t inner, const flo
             (Target){s->x + first, s->width_stride, 1});
 }
 
-/* The hidden units (B, hidden_stride) of network n. */
-static float *hidden_of(const Step *s, int64_t n) {
-    return s->hidden + n * s->a->batch * s->hidden_stride;
-}
-
-/* A block of hidden units, activated. `gates` has room for (B, hidden_block). */
-static void up_task(const Step *s, const Layer *l, int64_t n, int64_t task, float *gates) {
+/* A block of hidden units of a network, activated, of `columns` rows. */
+static void up_task(const Step *s, const Network *network, const float *input, int64_t columns,
+                    float *hidden, int64_t task, float *gates) {
     const Decode *a = s->a;
-    const Network *network = &l->networks[n];
-    int64_t block = s->hidden_block[n], first = task * block;
+    int64_t block = block_rows(network->hidden, a->threads), first = task * block;
     int64_t rows = smaller(block, network->hidden - first);
-    float *hidden = hidden_of(s, n) + first;
-    product(network->up, first, rows, a->width, s->normed, s->width_stride, a->batch,
+    hidden += first;
+    product(network->up, first, rows, a->width, input, s->width_stride, columns,
             (Target){hidden, s->hidden_stride, 0});
     if (network->gate.data) {
-        memset(gates, 0, a->batch * block * sizeof(float));
-        product(network->gate, first, rows, a->width, s->normed, s->width_stride, a->batch,
+        memset(gates, 0, columns * block * sizeof(float));
+        product(network->gate, first, rows, a->width, input, s->width_stride, columns,
                 (Target){gates, block, 0});
     }
-    for (int64_t b = 0; b < a->batch; b++)
+    for (int64_t c = 0; c < columns; c++)
         for (int64_t i = 0; i < rows; i += LANES) {
-            float *place = hidden + b * s->hidden_stride + i;
+            float *place = hidden + c * s->hidden_stride + i;
             vf up = vector_load(place);
-            vf gate = network->gate.data ? vector_load(gates + b * block + i) : up;
+            vf gate = network->gate.data ? vector_load(gates + c * block + i) : up;
             vector_store(place, activate(a->activation, up, gate));
         }
 }
+
+#include "experts.h"
 
 static void logits_task(const Step *s, int64_t task) {
     const Decode *a = s->a;
@@ -143,28 +166,35 @@ static void logits_task(const Step *s, int64_t task) {
             (Target){a->logits + first, a->vocabulary, 0});
 }
 
-static void run_phase(const Step *s, int64_t layer, int phase, int64_t task, float *scratch) {
-    const Layer *l = &s->a->layers[layer];
-    int64_t mixed_width = s->a->heads * s->a->head_width, n = (phase - PHASE_NETWORKS) / 2;
-    if (phase == PHASE_HEADS) heads_task(s, layer, task);
-    else if (phase == PHASE_ATTENTION) attention_task(s, layer, task, scratch);
-    else if (phase == PHASE_OUTPUT)
-        residual_task(s, l->output, mixed_width, s->mixed, s->mixed_stride, task);
-    else if ((phase - PHASE_NETWORKS) % 2 == 0) up_task(s, l, n, task, scratch);
-    else
-        residual_task(s, l->networks[n].down, l->networks[n].hidden, hidden_of(s, n),
-                      s->hidden_stride, task);
+static void run_phase(const Step *s, int64_t layer, const Phase *phase, int64_t task,
+                      float *scratch) {
+    const Decode *a = s->a;
+    const Layer *l = &a->layers[layer];
+    const Branch *branch = &l->branches[phase->branch];
+    float *hidden = s->hidden + phase->branch * a->batch * s->hidden_stride;
+    switch (phase->kind) {
+    case HEADS: heads_task(s, layer, task); break;
+    case ATTENTION: attention_task(s, layer, task, scratch); break;
+    case OUTPUT:
+        residual_task(s, l->output, a->heads * a->head_width, s->mixed, s->mixed_stride, task);
+        break;
+    case ROUTE: route_task(s, branch, scratch); break;
+    case EXPERTS_UP: experts_up_task(s, branch, task, scratch); break;
+    case EXPERTS_DOWN: experts_down_task(s, branch, task, scratch); break;
+    case UP: up_task(s, &branch->network, s->normed, a->batch, hidden, task, scratch); break;
+    case DOWN:
+        residual_task(s, branch->network.down, branch->network.hidden, hidden, s->hidden_stride,
+                      task);
+    }
 }
 
-/* What the last thread of a phase does before the next may begin: where the phase has added to
- * the residual stream, the norm of what comes next. */
-static void close_phase(const Step *s, int64_t layer, int phase) {
+/* What the last thread of a phase does before the next may begin. */
+static void close_phase(const Step *s, int64_t layer, int next) {
     const Decode *a = s->a;
-    int64_t n = (phase - PHASE_OUTPUT) / 2;              /* of the network that follows */
-    if (phase < PHASE_OUTPUT || (phase - PHASE_OUTPUT) % 2) return;
-    const Norm *next = layer + 1 < a->n_layers ? &a->layers[layer + 1].attention_norm
-                                               : &a->final_norm;
-    normalise_stream(s, n < a->networks ? &a->layers[layer].networks[n].norm : next);
+    const Norm *outside = layer + 1 < a->n_layers ? &a->layers[layer + 1].attention_norm
+                                                  : &a->final_norm;
+    if (next >= 0)
+        normalise_stream(s, next < a->branches ? &a->layers[layer].branches[next].norm : outside);
 }
 
 static void wait_for(Progress *progress, int64_t phase) {
@@ -180,69 +210,107 @@ static void step_task(const void *context, int64_t number, float *scratch) {
         return;
     }
     int phase = 0;
-    for (; task >= s->tasks[phase]; phase++) {
-        task -= s->tasks[phase];
-        end += s->tasks[phase];
+    for (; task >= s->phase[phase].tasks; phase++) {
+        task -= s->phase[phase].tasks;
+        end += s->phase[phase].tasks;
     }
-    end += s->tasks[phase];
+    end += s->phase[phase].tasks;
     wait_for(s->progress, layer * s->phases + phase);
-    run_phase(s, layer, phase, task, scratch);
+    run_phase(s, layer, &s->phase[phase], task, scratch);
     if (atomic_fetch_add(&s->progress->finished, 1) + 1 == end) {
-        close_phase(s, layer, phase);
+        close_phase(s, layer, s->phase[phase].next);
         atomic_store(&s->progress->open, layer * s->phases + phase + 1);
     }
 }
 
-/* Rows of a task: enough tasks for every thread to end at nearly the same time, each long enough
- * for its bookkeeping not to matter. */
-static int64_t block_rows(int64_t rows, int64_t threads) {
-    int64_t wanted = round_up(rows / (threads * TASKS_A_THREAD) + 1, FEWEST_ROWS);
-    return smaller(wanted, MOST_ROWS);
+static void add_phase(Step *s, int kind, int branch, int64_t tasks) {
+    s->phase[s->phases++] = (Phase){kind, branch, tasks, -1};
+    s->layer_tasks += tasks;
 }
 
-static int64_t blocks(int64_t rows, int64_t block) { return (rows + block - 1) / block; }
-
-static Step plan(const Decode *a, Progress *progress) {
-    Step s = {.a = a, .progress = progress};
-    s.width_stride = round_up(a->width, ALIGNMENT);
-    s.mixed_stride = round_up(a->heads * a->head_width, ALIGNMENT);
-    s.head_stride = round_up(a->head_width, ALIGNMENT);
-    s.width_block = block_rows(a->width, a->threads);
-    s.logits_block = block_rows(a->vocabulary, a->threads);
-    s.tasks[PHASE_HEADS] = a->heads + 2 * a->key_heads;
-    s.tasks[PHASE_ATTENTION] = a->batch * a->heads;
-    s.tasks[PHASE_OUTPUT] = blocks(a->width, s.width_block);
-    for (int64_t n = 0; n < a->networks; n++) {
-        int64_t hidden = a->layers[0].networks[n].hidden;
-        s.hidden_block[n] = block_rows(hidden, a->threads);
-        s.hidden_stride = larger(s.hidden_stride, round_up(hidden, ALIGNMENT));
-        s.tasks[PHASE_NETWORKS + 2 * n] = blocks(hidden, s.hidden_block[n]);
-        s.tasks[PHASE_NETWORKS + 2 * n + 1] = s.tasks[PHASE_OUTPUT];
+/* The phases of a layer; all layers have the same. */
+static void add_phases(Step *s, const Decode *a) {
+    int64_t width_blocks = blocks(a->width, s->width_block);
+    add_phase(s, HEADS, 0, a->heads + 2 * a->key_heads);
+    add_phase(s, ATTENTION, 0, a->batch * a->heads);
+    add_phase(s, OUTPUT, 0, width_blocks);
+    s->phase[s->phases - 1].next = 0;
+    for (int n = 0; n < a->branches; n++) {
+        const Branch *branch = &a->layers[0].branches[n];
+        if (branch->top_k) {
+            int64_t hidden = branch->experts[0].hidden;
+            add_phase(s, ROUTE, n, 1);
+            add_phase(s, EXPERTS_UP, n,
+                      s->routing.groups * blocks(hidden, block_rows(hidden, a->threads)));
+            add_phase(s, EXPERTS_DOWN, n, width_blocks);
+        }
+        if (branch->network.hidden) {
+            int64_t hidden = branch->network.hidden;
+            add_phase(s, UP, n, blocks(hidden, block_rows(hidden, a->threads)));
+            add_phase(s, DOWN, n, width_blocks);
+        }
+        s->phase[s->phases - 1].next = n + 1;
     }
-    s.phases = PHASE_NETWORKS + 2 * a->networks;
-    for (int phase = 0; phase < s.phases; phase++) s.layer_tasks += s.tasks[phase];
-    s.total_tasks = a->n_layers * s.layer_tasks + blocks(a->vocabulary, s.logits_block);
-    return s;
+}
+
+/* The sizes; returns the most floats that a task needs for itself. */
+static int64_t plan(Step *s, const Decode *a, int64_t *places) {
+    int64_t hidden = 0, scratch = round_up(a->length + 1, ALIGNMENT);
+    for (int n = 0; n < a->branches; n++) {
+        const Branch *branch = &a->layers[0].branches[n];
+        int64_t expert = branch->top_k ? branch->experts[0].hidden : 0, k = branch->top_k;
+        hidden = larger(hidden, larger(expert, branch->network.hidden));
+        *places = larger(*places, a->batch * k);
+        s->routing.groups = larger(s->routing.groups, smaller(branch->n_experts, a->batch * k));
+        scratch = larger(scratch, a->batch * branch->n_experts);
+    }
+    s->width_stride = round_up(a->width, ALIGNMENT);
+    s->mixed_stride = round_up(a->heads * a->head_width, ALIGNMENT);
+    s->head_stride = round_up(a->head_width, ALIGNMENT);
+    s->hidden_stride = round_up(hidden, ALIGNMENT);
+    s->width_block = block_rows(a->width, a->threads);
+    s->logits_block = block_rows(a->vocabulary, a->threads);
+    add_phases(s, a);
+    s->total_tasks = a->n_layers * s->layer_tasks + blocks(a->vocabulary, s->logits_block);
+    return larger(scratch, larger(a->batch, *places) * MOST_ROWS);
+}
+
+/* `count` numbers of four bytes, aligned, from memory that begins at *next. */
+static void *take(float **next, int64_t count) {
+    float *taken = *next;
+    *next += round_up(count, ALIGNMENT);
+    return taken;
+}
+
+/* Where everything lies behind `memory`; returns the end. */
+static float *lay_out(Step *s, const Decode *a, int64_t places, float *memory) {
+    Routing *r = &s->routing;
+    s->x = take(&memory, a->batch * s->width_stride);
+    s->normed = take(&memory, a->batch * s->width_stride);
+    s->queries = take(&memory, a->batch * a->heads * s->head_stride);
+    s->mixed = take(&memory, a->batch * s->mixed_stride);
+    s->hidden = take(&memory, a->branches * a->batch * s->hidden_stride);
+    r->gathered = take(&memory, places * s->width_stride);
+    r->hidden = take(&memory, places * s->hidden_stride);
+    r->gates = take(&memory, places);
+    r->chosen = take(&memory, places);
+    r->place = take(&memory, places);
+    r->expert = take(&memory, r->groups);
+    r->start = take(&memory, r->groups + 1);
+    return memory;
 }
 
 int DECODE(void *arguments) {
     const Decode *a = arguments;
     Progress progress = {0, 0};
-    Step s = plan(a, &progress);
-    int64_t row = 2 * s.width_stride + a->heads * s.head_stride + s.mixed_stride +
-                  a->networks * s.hidden_stride;
-    size_t bytes = a->batch * row * sizeof(float);
+    Step s = {.a = a, .progress = &progress};
+    int64_t places = 0, scratch = plan(&s, a, &places);
+    size_t bytes = (lay_out(&s, a, places, NULL) - (float *)NULL) * sizeof(float);
     void *memory = NULL;
     if (posix_memalign(&memory, ALIGNMENT * sizeof(float), bytes)) return STATUS_NO_MEMORY;
     memset(memory, 0, bytes);         /* the padding of every row must be zero */
-    s.x = memory;
-    s.normed = s.x + a->batch * s.width_stride;
-    s.queries = s.normed + a->batch * s.width_stride;
-    s.mixed = s.queries + a->batch * a->heads * s.head_stride;
-    s.hidden = s.mixed + a->batch * s.mixed_stride;
+    lay_out(&s, a, places, memory);
     embed(&s);
-    int64_t scratch = round_up(a->length + 1, ALIGNMENT);          /* scores, or gates */
-    for (int64_t n = 0; n < a->networks; n++) scratch = larger(scratch, a->batch * s.hidden_block[n]);
     int status = run_team(step_task, &s, s.total_tasks, a->threads, scratch);
     free(memory);
     return status;
