@@ -11,6 +11,7 @@ from infinito.config.schema import Config, TokenizerConfig
 from infinito.generate.engine import generate
 from infinito.generate.sampling_config import SamplingConfig
 from infinito.load import build_model
+from infinito.model.decode import DECODE
 from infinito.runtime.device import choose_device
 from infinito.tokenizer.tokenizer import Tokenizer, train_tokenizer
 
@@ -28,9 +29,10 @@ def bench_generation(config: Config, vocab_size: int, tokens: int, rounds: int) 
     seconds = median_seconds(lambda: generate(model, tokenizer, [], sampling), device, rounds)
     weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     bandwidth = read_bandwidth(device)
-    floor = weight_bytes / bandwidth
+    floor, step = weight_bytes / bandwidth, DECODE.choose(model)
     return {
         "device": str(device),
+        "decode_step": f"{step.value}: {step.reason}",
         "threads": torch.get_num_threads(),
         "new_tokens": tokens,
         "tokens_per_second": tokens / seconds,

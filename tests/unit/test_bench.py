@@ -18,6 +18,7 @@ from infinito.bench.machine import (
 from infinito.bench.training import bench_training
 from infinito.cli.main import main
 from infinito.config.loading import load_config
+from infinito.kernels import native
 from infinito.model.count import count_parameters
 
 SMALL = ["model.d_model=32", "model.n_layers=1", "model.n_heads=2", "data.sequence_length=16"]
@@ -49,6 +50,8 @@ def test_generation_bench_reads_every_weight_once_a_token() -> None:
     config = load_config(None, SMALL)
     assert result["weight_bytes"] == 4 * count_parameters(config.model, 300, 16).total
     assert result["tokens_per_second"] == pytest.approx(1e3 / result["milliseconds_per_token"])
+    expected = "cpu: one call of compiled code" if native.available_isas() else "torch: "
+    assert result["decode_step"].startswith(expected)
 
 
 def test_made_up_tokenizer_has_the_size_asked_for() -> None:
