@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from infinito.errors import ConfigError
@@ -93,6 +94,30 @@ def recipe(v: Values) -> float:
     return float(loss + 0.1 * abs(v["beta"] - 0.9))
 
 
+def levy(v: Values) -> float:
+    """Four ranges, ridges across a slope (Levy and Montalvo, 1985)."""
+    w = [1 + (v[f"x{i}"] - 1) / 4 for i in range(4)]
+    ridges = ((a - 1) ** 2 * (1 + 10 * math.sin(math.pi * a + 1) ** 2) for a in w[:-1])
+    end = (w[-1] - 1) ** 2 * (1 + math.sin(2 * math.pi * w[-1]) ** 2)
+    return float(math.sin(math.pi * w[0]) ** 2 + sum(ridges) + end)
+
+
+def _nk_tables(n: int, k: int) -> list[list[float]]:
+    generator = Random(7)
+    return [[generator.random() for _ in range(2 ** (k + 1))] for _ in range(n)]
+
+
+_NK, _K = 10, 3
+_TABLES = _nk_tables(_NK, _K)
+
+
+def nk(v: Values) -> float:
+    """Ten switches, each with an effect of its own for every setting of the next three (NK)."""
+    bits = [int(v[f"s{i}"]) for i in range(_NK)]
+    found = (sum(bits[(i + j) % _NK] << j for j in range(_K + 1)) for i in range(_NK))
+    return sum(table[at] for table, at in zip(_TABLES, found, strict=True)) / _NK
+
+
 _RECIPE_SPACE = Space(
     [
         Parameter("optimizer", "choice", ("adamw", "muon")),
@@ -103,6 +128,8 @@ _RECIPE_SPACE = Space(
     ]
 )
 
+_NK_SPACE = Space(Parameter(f"s{i}", "choice", (False, True)) for i in range(_NK))
+
 LANDSCAPES = {
     "branin": Landscape(_reals(2, 0.0, 1.0), branin, 0.397887),
     "hartmann6": Landscape(_reals(6, 0.0, 1.0), hartmann6, -3.322368),
@@ -111,4 +138,7 @@ LANDSCAPES = {
         Space(Parameter(f"c{i}", "choice", tuple(range(4))) for i in range(6)), planted, 0.0
     ),
     "recipe": Landscape(_RECIPE_SPACE, recipe, 2.7),
+    # Nothing of the methods was chosen on these two.
+    "levy": Landscape(_reals(4, -10.0, 10.0), levy, 0.0),
+    "nk": Landscape(_NK_SPACE, nk, min(nk(v) for v in _NK_SPACE.assignments())),
 }

@@ -26,6 +26,7 @@ from infinito.search.methods import METHODS
 from infinito.search.space import key_of
 
 FEWEST_SEEDS = 20
+FIRST_SEED = 1000  # the constants of the methods were chosen on the first five functions, below it
 T_95 = 2.093  # Student's t for a 95 % interval with the 19 degrees of freedom of 20 seeds
 
 
@@ -97,7 +98,7 @@ def main() -> None:
         distances = everything[problem] = {
             method: [
                 best_distance(method, landscape, arguments.budget, seed)
-                for seed in range(arguments.seeds)
+                for seed in range(FIRST_SEED, FIRST_SEED + arguments.seeds)
             ]
             for method in methods
         }

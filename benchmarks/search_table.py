@@ -12,7 +12,8 @@ The format, one JSON object a line. The first line says what the table is of:
 Each other line is one training of ``fraction`` of the tokens (1, and with objective.rungs R also
 1/2 ... 1/2^(R-1)); ``figures`` is null where it failed, and ``status`` says how:
   {"values": {"training.learning_rate": 0.001, ...}, "fraction": 1.0, "status": "done",
-   "figures": {"valid_loss": 4.1, "valid_word_perplexity": 310.0, "tokens_per_second": 21000.0}}
+   "figures": {"valid_loss": 4.1, "valid_word_perplexity": 310.0, "tokens_per_second": 21000.0,
+               "memory_mb": 300.0}}
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from infinito.config.loading import load_config, override_config, to_plain
+from infinito.config.loading import load_config, to_plain
 from infinito.config.schema import Config
-from infinito.errors import ConfigError, DivergedError
-from infinito.search.objective import ObjectiveSpec
+from infinito.errors import ConfigError
+from infinito.search.objective import ObjectiveSpec, TrialFailedError
+from infinito.search.short_run import ShortRun
 from infinito.search.space import Assignment, Parameter, Space, configured, key_of
 from infinito.search.space_file import load_space
+from infinito.train.automatic import resolve
 
 FORMAT = "infinito search table 1"
 MOST_ROWS = 2000
@@ -55,32 +58,13 @@ def table_space(header: Row) -> Space:
     )
 
 
-def train_one(base: Config, values: Assignment, fraction: float, tokens: int) -> Row:
-    """One training through the Python API, on one thread."""
-    import torch
-
-    from infinito import Trainer
-    from infinito.train.run import run
-
-    torch.set_num_threads(1)
+def train_one(trial: ShortRun, values: Assignment, fraction: float) -> Row:
+    """The row of one training."""
     row: Row = {"values": values, "fraction": fraction, "status": "done", "figures": None}
-    config = configured(base, values)
-    tokens_a_step = config.training.sequences_per_step * config.data.sequence_length
-    steps = max(1, round(tokens * fraction / tokens_a_step))
-    trainer = Trainer(override_config(config, [f"training.max_steps={steps}"]))
     try:
-        run(trainer, [])
-    except DivergedError:
-        return row | {"status": "diverged"}
-    evaluation = trainer.validate()
-    assert evaluation is not None, "the data has no validation text"
-    report = trainer.performance_report()
-    figures = {
-        "valid_loss": evaluation.score.loss,
-        "valid_word_perplexity": evaluation.score.word_perplexity,
-        "tokens_per_second": report["tokens_per_second"],
-    }
-    return row | {"figures": figures}
+        return row | {"figures": trial.figures(values, fraction)[0]}
+    except TrialFailedError as failure:
+        return row | {"status": failure.status}
 
 
 def wanted(
@@ -113,8 +97,11 @@ def fill(base: Config, space_file: Path, path: Path, jobs: int) -> None:
     done = {(key_of(row["values"]), row["fraction"]) for row in rows}
     missing = [w for w in wanted(base, objective, space) if (key_of(w[0]), w[1]) not in done]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool, path.open("a") as file:
-        futures = [pool.submit(train_one, base, *pair, objective.tokens) for pair in missing]
+    # A fresh process a training: its memory is its own.
+    pool = ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1)
+    with pool, path.open("a") as file:
+        trial = ShortRun(resolve(base), objective, threads=1)
+        futures = [pool.submit(train_one, trial, *pair) for pair in missing]
         for number, future in enumerate(as_completed(futures), 1):
             row = future.result()
             file.write(json.dumps(row) + "\n")

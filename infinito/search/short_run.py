@@ -43,6 +43,11 @@ class ShortRun:
 
     def __call__(self, values: Assignment, budget_fraction: float) -> Measurement:
         """Train and measure. Raises TrialFailedError where there is no figure."""
+        figures, tokens = self.figures(values, budget_fraction)
+        return Measurement(self.spec.value_of(figures), float(tokens))
+
+    def figures(self, values: Assignment, budget_fraction: float) -> tuple[dict[str, float], int]:
+        """What a trial measured, by name, and its training tokens. Raises TrialFailedError."""
         if self.threads is not None:
             import torch
 
@@ -59,13 +64,13 @@ class ShortRun:
         if evaluation is None:
             raise DataError("a search needs a validation text", "name one with --set data.*")
         report = trainer.performance_report()
-        figures = {
+        found = {
             "valid_loss": evaluation.score.loss,
             "valid_word_perplexity": evaluation.score.word_perplexity,
             "tokens_per_second": report["tokens_per_second"],
             "memory_mb": report["peak_memory_mb"],
         }
-        return Measurement(self.spec.value_of(figures), float(trainer.progress.tokens))
+        return found, trainer.progress.tokens
 
     def _tokens(self, config: Config) -> float:
         """Tokens of a full trial of ``config``."""

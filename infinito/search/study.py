@@ -16,6 +16,7 @@ from pathlib import Path
 
 from infinito.checkpoint.atomic import cannot_write, write_text_atomic
 from infinito.checkpoint.lock import RunLock
+from infinito.config.explain import show_value
 from infinito.config.yaml_loader import Plain
 from infinito.errors import CheckpointError, ResourceError
 from infinito.runtime.events import note
@@ -168,9 +169,12 @@ def carry_out_job(objective: Objective, numbered: tuple[int, Job]) -> Trial:
 
 def _line(trial: Trial, best: Trial | None) -> str:
     """A trial as a line for people."""
-    came_to = f"{trial.status} {trial.reason}" if trial.objective is None else trial.objective
-    ahead = f", best {best.objective} of trial {best.trial}" if best else ""
-    return f"trial {trial.trial}, length {trial.fraction:g}: {came_to}{ahead}: {trial.values}"
+    length = "" if trial.fraction == 1 else f" ({trial.fraction:g} of the length)"
+    failed = f"{trial.status} {trial.reason}".rstrip()
+    came_to = failed if trial.objective is None else f"{trial.objective:.6g}"
+    ahead = f"  best {best.objective:.6g} (trial {best.trial})" if best else ""
+    values = " ".join(f"{key}={show_value(value)}" for key, value in trial.values.items())
+    return f"trial {trial.trial}{length}: {came_to}{ahead}  {values}"
 
 
 def _claim(directory: Path, identity: dict[str, Plain]) -> None:

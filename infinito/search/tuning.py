@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from pathlib import Path
 from infinito.config.loading import to_yaml
 from infinito.config.schema import Config
 from infinito.config.yaml_loader import Plain
+from infinito.errors import Interrupted
+from infinito.runtime.paths import shown
 from infinito.search.candidates import Candidates
 from infinito.search.halving import Halving, proposals_within
 from infinito.search.methods import METHODS
@@ -36,24 +39,27 @@ def tune(
     Raises:
         ConfigError: the space is wrong, or an extra is missing.
         ResourceError: the directory is in use or holds another search.
+        Interrupted: Ctrl-C; what was measured is kept.
     """
     spec, space = load_space(space_file)
     base = resolve(base)
     candidates = Candidates(space, partial(configured, base), seed)
     proposer = METHODS[method](candidates, proposals_within(budget, spec.rungs))
-    workers = _workers(base, spec.metric)
+    # Annealing needs the answer to one proposal before it makes the next.
+    workers = 1 if method == "annealing" else _workers(base, spec.metric)
     objective = ShortRun(base, spec, threads=1 if workers > 1 else None)
     identity: dict[str, Plain] = {
         "space": space_file.read_text(encoding="utf-8"),
         "config": to_yaml(base.model_copy(update={"output_dir": None})),
         "method": method,
         "seed": seed,
+        "budget": budget if method == "annealing" else None,  # that of its schedule
     }
 
     def best_text(values: Assignment) -> str:
         return to_yaml(objective.config(values).model_copy(update={"output_dir": None}))
 
-    with _processes(workers) as run_all:
+    with _processes(workers, fresh=spec.memory_mb is not None) as run_all:
         study = Study(
             directory, Halving(proposer, spec.rungs), objective, budget, identity, best_text,
             spec.to_minimise, cycle=CYCLE_TRIALS, workers=workers, run_all=run_all,
@@ -61,6 +67,10 @@ def tune(
         try:
             why = study.run()
             plots = write_plots(study, space, spec.metric, proposer)
+        except KeyboardInterrupt:
+            kept = f"interrupted: {len(study.trials)} trials are kept in {shown(directory)}"
+            again = "the same command goes on where it stood"
+            raise Interrupted(kept, again, signal.SIGINT) from None
         finally:
             study.close()
     return study, why, plots
@@ -75,11 +85,13 @@ def _workers(base: Config, metric: str) -> int:
 
 
 @contextmanager
-def _processes(workers: int) -> Iterator[Callable[..., Iterable[Trial]]]:
-    if workers == 1:
+def _processes(workers: int, fresh: bool) -> Iterator[Callable[..., Iterable[Trial]]]:
+    """What carries a batch out; ``fresh``: each trial in a process that did nothing before."""
+    if workers == 1 and not fresh:
         yield map
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    most = 1 if fresh else None
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), max_tasks_per_child=most)
     try:
         yield pool.map
     finally:

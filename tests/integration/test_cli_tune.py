@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import yaml
 from infinito.cli.main import main
 from infinito.config.loading import load_config
 from infinito.search import tuning
+from infinito.search.short_run import ShortRun
+from infinito.search.space import Assignment
 from tests.support import tiny_settings
 
 SPACE = """
@@ -105,6 +109,60 @@ def test_a_trial_that_diverges_counts_as_the_worst(place: Place) -> None:
     status = {t["values"]["training.learning_rate"]: t["status"] for t in place.trials()}
     assert status == {0.003: "done", 1e30: "diverged"}
     assert "0.003" in out
+
+
+def test_a_trial_that_is_measured_for_memory_has_a_process_of_its_own(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peak of a process is that of all it ever did."""
+    with tuning._processes(1, fresh=True) as run_all:
+        found = list(run_all(process_of, [1, 2, 3]))
+    assert len({os.getpid(), *found}) == 4
+    asked: list[bool] = []
+
+    def processes(workers: int, fresh: bool) -> Any:
+        asked.append(fresh)
+        return nullcontext(map)
+
+    monkeypatch.setattr(tuning, "_processes", processes)
+    assert place.tune(budget=1)[0] == 0
+    place.space.write_text(SPACE.replace("1024}", "1024, memory_mb: 90000}"))
+    assert place.tune("--output-dir", place.path / "other", budget=1)[0] == 0
+    assert asked == [False, True]
+
+
+def process_of(_: int) -> int:
+    return os.getpid()
+
+
+def test_annealing_that_is_given_another_budget_says_so(place: Place) -> None:
+    """Its schedule depends on it; the other methods just go on."""
+    assert place.tune(method="annealing", budget=2)[0] == 0
+    code, _, err = place.tune(method="annealing", budget=3)
+    assert (code, "holds another search: another budget" in err) == (6, True), err
+    assert place.tune("--output-dir", place.path / "other", budget=1)[0] == 0
+    assert place.tune("--output-dir", place.path / "other", budget=2)[0] == 0
+
+
+def test_an_interrupted_search_says_how_to_go_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    figures = ShortRun.figures
+
+    def stopped(self: ShortRun, values: Assignment, fraction: float) -> Any:
+        calls.append(values)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return figures(self, values, fraction)
+
+    monkeypatch.setattr(ShortRun, "figures", stopped)
+    code, out, err = place.tune()
+    assert (code, out, len(place.trials())) == (130, "", 2)
+    assert "interrupted: 2 trials are kept in" in err
+    assert "the same command goes on" in err
+    assert place.tune()[0] == 0
+    assert len(place.trials()) == 4
 
 
 def test_faults_of_a_space_are_told_together(place: Place) -> None:

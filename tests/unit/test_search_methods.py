@@ -251,6 +251,9 @@ def test_the_depth_of_a_tree_is_bounded() -> None:
     found = run(search, 1024, planted_value)
     assert max(depth for depth, _ in nodes(search.root)) == 2
     assert len({key for key, _ in found}) == 1024  # and all is found all the same
+    search = TreeSearch(Candidates(PLANTED), max_depth=2)
+    run(search, 100, planted_value)
+    assert search.root.visits >= 100  # nothing is closed that has more below it
 
 
 def test_a_range_so_narrow_that_values_come_again() -> None:
