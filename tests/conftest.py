@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -21,7 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep prepared text out of the user's cache; parallel workers inherit the first one's."""
+    """Keep prepared text out of the user's cache; parallel workers inherit the first one's.
+
+    A shell starts what it puts in the background with Ctrl-C ignored, which tests are about.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         directory = tempfile.TemporaryDirectory("", "infinito-tests-", ignore_cleanup_errors=True)
         config.add_cleanup(directory.cleanup)
