@@ -48,11 +48,13 @@ def fit_lambda(
     from infinito.config.loading import override_config
     from infinito.data.prepare import prepare
     from infinito.load import open_checkpoint
+    from infinito.runtime.device import choose_device
     from infinito.train.lambdas import fit_lambda, lambda_trainer, save_fitted
 
     path = resolve_checkpoint(chosen, "best")
     target = output or path.parent / _FILE
     require_new(target, "name another file with --output, or remove it")
+    device = choose_device(device).value  # before any text is read
     opened = open_checkpoint(path)
     dataset = prepare(override_config(opened.config, settings or []), tokenizer=opened.tokenizer)
     trainer = lambda_trainer(

@@ -151,6 +151,15 @@ def test_the_command(
     assert main([*command, "--set", "model.n_layers=3", "--output", str(tmp_path / "3.pt")]) == 2
 
 
+def test_a_missing_device_comes_before_a_missing_text(
+    trained: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit-lambda", str(trained["l1"]), "--device", "cuda:77"]
+    gone = ["--set", f"data.train_file={tmp_path / 'gone.txt'}"]
+    assert main([*command, *gone, "--output", str(tmp_path / "new.pt")]) == 6
+    assert "device cuda:77 is not there" in capsys.readouterr().err
+
+
 def test_a_file_that_appears_meanwhile_is_kept(
     trained: dict[str, Path],
     tmp_path: Path,
