@@ -21,6 +21,7 @@ from infinito.model.step_memory import count_memory
 from infinito.optim.optimizers import Optimizers
 from infinito.runtime.memory import keep_freed_memory, peak_memory_mb
 from infinito.train.automatic import require_memory, resolve
+from infinito.train.compilation import compile_blocks
 from infinito.train.step import training_step
 
 
@@ -80,10 +81,17 @@ def training_action(config: Config, vocab_size: int) -> Callable[[], object]:
     scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
     shape = (training.sequences_per_step, data.sequence_length + 1)
     sequences = torch.randint(vocab_size, shape, device=device)
-    return lambda: training_step(
-        model, optimizers, scaler, sequences,
-        training.batch_size, training.precision, training.max_grad_norm,
-    )  # fmt: skip
+    model.checkpoint_activations = training.activation_checkpointing
+
+    def step() -> object:
+        return training_step(
+            model, optimizers, scaler, sequences,
+            training.batch_size, training.precision, training.max_grad_norm,
+        )  # fmt: skip
+
+    if training.fusion == "aggressive":
+        compile_blocks(model, step)
+    return step
 
 
 def _shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, int, int]]:

@@ -11,7 +11,7 @@ from infinito.model.language_model import LanguageModel
 from infinito.runtime.events import note
 
 
-def compile_blocks(model: LanguageModel, probe: Callable[[], None]) -> bool:
+def compile_blocks(model: LanguageModel, probe: Callable[[], object]) -> bool:
     """Compile each block in place and run ``probe``; fall back to eager, announced, if it fails.
 
     Compilation errors appear at the first step and not at ``torch.compile``, so only a probe can

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
 
+from infinito.bench import training
 from infinito.bench.generation import bench_generation, made_up_tokenizer
 from infinito.bench.machine import (
     interleaved_seconds,
@@ -20,6 +22,7 @@ from infinito.cli.main import main
 from infinito.config.loading import load_config
 from infinito.kernels import native
 from infinito.model.count import count_parameters
+from infinito.model.language_model import LanguageModel
 
 SMALL = ["model.d_model=32", "model.n_layers=1", "model.n_heads=2", "data.sequence_length=16"]
 
@@ -34,6 +37,26 @@ def test_training_bench_counts_its_own_model() -> None:
         result["floor_seconds"] / result["seconds_per_step"]
     )
     assert "speed_ratio" not in result
+
+
+def test_training_bench_compiles_and_recomputes_where_the_config_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled, recomputed = list[LanguageModel](), list[bool]()
+
+    def look(model: LanguageModel, step: Callable[[], object]) -> bool:
+        compiled.append(model)
+        step()
+        recomputed.append(model.checkpoint_activations)
+        return True
+
+    monkeypatch.setattr(training, "compile_blocks", look)
+    keys = ["training.batch_size=2", "training.activation_checkpointing=true"]
+    bench_training(load_config(None, [*SMALL, *keys]), vocab_size=300, rounds=1)
+    assert compiled == []
+    keys.append("training.fusion=aggressive")
+    bench_training(load_config(None, [*SMALL, *keys]), vocab_size=300, rounds=1)
+    assert (len(compiled), recomputed) == (1, [True])
 
 
 def test_training_bench_against_a_model_forty_times_as_deep() -> None:
