@@ -16,7 +16,7 @@ import torch
 from measure import HEADS, LAYERS, VOCABULARY, WIDTH, interleaved_medians, seconds
 
 from infinito.bench.machine import read_bandwidth
-from infinito.config.schema import ModelConfig
+from infinito.config.model_config import ModelConfig
 from infinito.generate.context import Context
 from infinito.model.transformer import Transformer
 

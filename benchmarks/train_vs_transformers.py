@@ -18,7 +18,8 @@ import torch
 from measure import HEADS, LAYERS, VOCABULARY, WIDTH, interleaved_medians
 
 from infinito.bench.machine import matmul
-from infinito.config.schema import ModelConfig, TrainingConfig
+from infinito.config.model_config import ModelConfig
+from infinito.config.training_config import TrainingConfig
 from infinito.model.count import count_flops
 from infinito.model.transformer import Transformer
 from infinito.optim.optimizers import Optimizers

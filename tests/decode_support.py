@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infinito.config.schema import ModelConfig
+from infinito.config.model_config import ModelConfig
 from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.transformer import Transformer
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from infinito.config.schema import Config, DataConfig, ModelConfig, TokenizerConfig
+from infinito.config.model_config import ModelConfig
+from infinito.config.schema import Config, DataConfig, TokenizerConfig
 from infinito.data.token_store import TokenStore
 from infinito.load import LoadedModel
 from infinito.model.transformer import Transformer

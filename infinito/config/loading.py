@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from infinito.config.explain import Place, Problem, explain_validation, raise_problems
 from infinito.config.keys import flatten
 from infinito.config.overrides import Overrides, parse_overrides
-from infinito.config.schema import Config, TrainingConfig
+from infinito.config.schema import Config
+from infinito.config.training_config import TrainingConfig
 from infinito.config.yaml_loader import Document, KeyPath, read_document, scalar_tag
 from infinito.errors import ConfigError, InfinitoError
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from infinito.attention import distance_attention
-from infinito.config.schema import ModelConfig
+from infinito.config.model_config import ModelConfig
 from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.layers import Linear, RMSNorm
 from infinito.model.position import RotaryTable, alibi_slopes, rotate

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from infinito.config.schema import ModelConfig
+from infinito.config.model_config import ModelConfig
 from infinito.model.attention import SelfAttention
 from infinito.model.experts import MixtureOfExperts
 from infinito.model.key_value_cache import KeyValueCache

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from infinito.config.schema import ModelConfig
+from infinito.config.model_config import ModelConfig
 from infinito.model.attention import SelfAttention
 from infinito.model.experts import mixtures
 from infinito.model.roles import Role, declared_parameters

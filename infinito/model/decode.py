@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from infinito.attention import KINDS, default_scale
-from infinito.config.schema import ModelConfig
+from infinito.config.model_config import ModelConfig
 from infinito.kernels.native import REMEDY, Native, fields
 from infinito.kernels.table import Operation, Variant, no_objection
 from infinito.model.attention import SelfAttention

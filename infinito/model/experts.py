@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infinito.config.schema import ModelConfig
+from infinito.config.model_config import ModelConfig
 from infinito.model.layers import FeedForward, Linear, Map
 from infinito.model.loss import compute_dtype
 from infinito.model.roles import Role

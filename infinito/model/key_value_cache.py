@@ -7,7 +7,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from infinito.config.schema import ModelConfig
+from infinito.config.model_config import ModelConfig
 
 
 class KeyValueCache:

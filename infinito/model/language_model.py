@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from infinito.config.schema import ModelConfig
+from infinito.config.model_config import ModelConfig
 from infinito.model.key_value_cache import KeyValueCache
 
 

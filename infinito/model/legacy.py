@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from infinito.config.schema import ModelConfig
+from infinito.config.model_config import ModelConfig
 from infinito.model.attention import SelfAttention
 from infinito.model.block import Block
 from infinito.model.layers import Dropout, FeedForward

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from infinito.config.schema import Config, ModelConfig
+from infinito.config.model_config import ModelConfig
+from infinito.config.schema import Config
 from infinito.model.count import count_parameters
 from infinito.model.loss import chunk_elements
 

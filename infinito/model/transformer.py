@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from infinito.config.schema import ModelConfig
+from infinito.config.model_config import ModelConfig
 from infinito.model.block import Block
 from infinito.model.experts import Routing, collecting
 from infinito.model.key_value_cache import KeyValueCache

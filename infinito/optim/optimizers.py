@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from infinito.config.schema import TrainingConfig
+from infinito.config.training_config import TrainingConfig
 from infinito.errors import CheckpointError
 from infinito.model.roles import Role, declared_parameters
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from infinito.config.schema import TrainingConfig
+from infinito.config.training_config import TrainingConfig
 
 
 def learning_rate_factor(step: int, total_steps: int, training: TrainingConfig) -> float:

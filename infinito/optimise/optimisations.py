@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from infinito.config.schema import Config, TrainingConfig
+from infinito.config.schema import Config
+from infinito.config.training_config import TrainingConfig
 from infinito.config.yaml_loader import Plain
 from infinito.runtime.precision import unsupported_reason
 from infinito.search.space import configured

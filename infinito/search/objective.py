@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from infinito.config.schema import Section
+from infinito.config.section import Section
 from infinito.search.space import Assignment
 
 Figure = Literal["valid_loss", "valid_word_perplexity", "tokens_per_second"]

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, create_model
 from infinito.config import explain
 from infinito.config.explain import UNKNOWN_KEY, Place, Problem, show_value
 from infinito.config.keys import all_keys, section_class
-from infinito.config.schema import Section
+from infinito.config.section import Section
 from infinito.config.yaml_loader import REMEDY, Document, KeyPath, read_document
 from infinito.errors import ConfigError
 from infinito.search.objective import ObjectiveSpec

@@ -18,7 +18,7 @@ from typing import get_args
 import pytest
 
 from infinito.config.loading import config_from_plain
-from infinito.config.schema import AttentionConfig
+from infinito.config.model_config import AttentionConfig
 from infinito.train.trainer import Trainer
 
 TRACES = Path(__file__).with_name("traces.json")

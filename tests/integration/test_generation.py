@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from infinito.config.schema import ModelConfig, TokenizerConfig
+from infinito.config.model_config import ModelConfig
+from infinito.config.schema import TokenizerConfig
 from infinito.errors import DivergedError
 from infinito.generate.engine import Sample, generate
 from infinito.generate.sampling_config import SamplingConfig

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from infinito.config.loading import config_from_plain
-from infinito.config.schema import ModelConfig
+from infinito.config.model_config import ModelConfig
 from infinito.model.transformer import Transformer
 from infinito.train.compilation import compile_blocks
 from infinito.train.trainer import Trainer

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from infinito.config.loading import load_config
-from infinito.config.schema import AttentionConfig, ModelConfig
+from infinito.config.model_config import AttentionConfig, ModelConfig
 from infinito.load import build_model
 from infinito.model import experts
 from infinito.model.count import count_flops, count_parameters

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infinito.attention import KINDS
-from infinito.config.schema import ModelConfig, TrainingConfig
+from infinito.config.model_config import ModelConfig
+from infinito.config.training_config import TrainingConfig
 from infinito.model.experts import MixtureOfExperts, collecting, mixtures
 from infinito.model.layers import FeedForward, initialise
 from infinito.model.packed import packable

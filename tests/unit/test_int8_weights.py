@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infinito.config.schema import ModelConfig
+from infinito.config.model_config import ModelConfig
 from infinito.errors import CheckpointError
 from infinito.model.packed import GROUP, pack, packable, to_int8
 from infinito.model.transformer import Transformer

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from infinito.config.loading import config_from_plain
-from infinito.config.schema import Config, DataConfig, TrainingConfig
+from infinito.config.schema import Config, DataConfig
+from infinito.config.training_config import TrainingConfig
 from infinito.errors import ResourceError
 from infinito.model.loss import CHUNK_ELEMENTS, summed_cross_entropy
 from infinito.model.step_memory import MemoryCount, count_memory

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from infinito.config.schema import AttentionConfig, ModelConfig
+from infinito.config.model_config import AttentionConfig, ModelConfig
 from infinito.model.transformer import Transformer
 
 SHAPES: list[dict[str, object]] = [

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infinito.config.schema import ModelConfig, TrainingConfig
+from infinito.config.model_config import ModelConfig
+from infinito.config.training_config import TrainingConfig
 from infinito.errors import CheckpointError
 from infinito.model.transformer import Transformer
 from infinito.optim.average import Average

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from infinito.config.schema import ModelConfig
+from infinito.config.model_config import ModelConfig
 from infinito.model.roles import Role, declared_parameters
 from infinito.model.transformer import Transformer
 from tests.support import ROOT

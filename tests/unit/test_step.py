@@ -15,7 +15,8 @@ from torch._ops import OpOverload
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from infinito.config.schema import ModelConfig, TrainingConfig
+from infinito.config.model_config import ModelConfig
+from infinito.config.training_config import TrainingConfig
 from infinito.errors import DivergedError
 from infinito.model.language_model import TrainingLoss
 from infinito.model.transformer import Transformer
