@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from infinito.config.section import Fraction, Section
 
@@ -58,12 +58,25 @@ class TrainingConfig(Section):
         0, ge=0, description="Stop after this many evaluations without a new best; 0 is off."
     )
     eval_every: int = Field(200, ge=0, description="Steps between validations; 0: at the end only.")
+    sample_prompt: str | None = Field(
+        None,
+        description="Show a short continuation of this text at each evaluation (an empty text "
+        "starts a document), and keep it in the metrics; absent: none.",
+    )
     save_every: int = Field(200, ge=0, description="Steps between checkpoints; 0: at the end only.")
     log_every: int = Field(10, ge=1, description="Steps between lines of metrics.")
     keep_last: int = Field(
         2, ge=1, description="Step checkpoints kept; the best and the last always are."
     )
     tensorboard: bool = Field(False, description="Also write TensorBoard events (extra needed).")
+
+    @field_validator("sample_prompt")
+    @classmethod
+    def _is_unicode(cls, text: str | None) -> str | None:
+        # Met at the first evaluation, half a surrogate pair would end a run that went well.
+        if text is not None and any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError("is not valid Unicode: give it as UTF-8 text")
+        return text
 
     @property
     def sequences_per_step(self) -> int:

@@ -16,12 +16,15 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.segment import ControlType
 from rich.table import Table
+from rich.text import Text
 
+from infinito.config.explain import printable
 from infinito.runtime.events import Event, Metrics, Work
 from infinito.telemetry.sinks import Record
 
 _REDRAW_SECONDS = 0.5
 _KEY_COLUMNS = 3  # beside the panel: the terminal's own ^C must not wrap
+_SAMPLE_CHARACTERS = 400
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -53,6 +56,11 @@ def record_line(record: Record, total_steps: int, bits_lead: bool = False) -> st
     return "  ".join(parts)
 
 
+def sample_line(text: str) -> str:
+    """What the model wrote, in one line that prints."""
+    return "sample: " + printable(" ".join(text.split()), _SAMPLE_CHARACTERS)
+
+
 class PlainConsole:
     """One line a record on stderr, no control codes."""
 
@@ -64,6 +72,8 @@ class PlainConsole:
         if isinstance(event, Metrics):
             line = record_line(event.values, self.total_steps, self.bits_lead)
             print(line, file=sys.stderr, flush=True)
+            if "sample" in event.values:
+                print(sample_line(event.values["sample"]), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Nothing to finish."""
@@ -92,6 +102,8 @@ class LiveConsole(RenderHook):
         """Take metrics into the panel, and how far a long piece of work is."""
         if isinstance(event, Metrics):
             self.latest.update(event.values)
+            if "sample" in event.values:
+                self.live.console.print(Text(sample_line(event.values["sample"]), style="dim"))
             if "loss" in event.values:
                 self.losses.append(float(event.values["loss"]))
             self._draw()

@@ -21,7 +21,7 @@ def _is_due(step: int, every: int) -> bool:
 
 
 class Evaluate:
-    """Scores the validation text every so many steps, and at the end."""
+    """Scores the validation text every so many steps and at the end, and lets the model write."""
 
     def __init__(self, every: int) -> None:
         self._every = every
@@ -31,6 +31,7 @@ class Evaluate:
         step = trainer.progress.step
         if step >= trainer.total_steps or _is_due(step, self._every):
             turn.evaluation = trainer.validate()
+            turn.sample = trainer.sample()
 
 
 class Record:
@@ -48,6 +49,8 @@ class Record:
             fields["valid_loss"] = turn.evaluation.score.loss
             fields["valid_word_perplexity"] = turn.evaluation.score.word_perplexity
             fields["valid_bits_per_byte"] = turn.evaluation.score.bits_per_byte
+        if turn.sample is not None:
+            fields["sample"] = turn.sample
         if fields:
             head = {"step": step, "epoch": trainer.epoch, "tokens": trainer.progress.tokens}
             left = max(trainer.total_steps - step, 0)

@@ -31,6 +31,7 @@ _EFFECTS = {
     "training.activation_checkpointing": "memory and speed only",
     "training.eval_every": "evaluations only",
     "training.save_every": "checkpoints only",
+    "training.sample_prompt": "samples only",
     "training.log_every": "lines of metrics only",
     "training.keep_last": "checkpoints kept only",
     "training.tensorboard": "logging only",

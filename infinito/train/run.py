@@ -17,11 +17,13 @@ class Turn:
     Attributes:
         step: what the step saw.
         evaluation: of the validation text, where one was made after this step.
+        sample: what the model wrote then, after ``training.sample_prompt`` where there is one.
         stop: why the run ends here although steps are left; empty to go on.
     """
 
     step: StepResult
     evaluation: Evaluation | None = None
+    sample: str | None = None
     stop: str = ""
 
 

@@ -29,6 +29,8 @@ from infinito.errors import CheckpointError, DataError, DivergedError
 from infinito.evaluate.causality import check_causality
 from infinito.evaluate.perplexity import Score, bits_per_byte, score, windows_a_pass
 from infinito.evaluate.predictor import ModelPredictor
+from infinito.generate.engine import generate
+from infinito.generate.sampling_config import SamplingConfig
 from infinito.load import (
     OpenedCheckpoint,
     build_model,
@@ -52,6 +54,7 @@ from infinito.train.progress import Progress, require_agreement
 from infinito.train.speed import Speed
 from infinito.train.step import StepResult, accumulate_gradients, training_step
 
+_SAMPLING = SamplingConfig(max_new_tokens=40)
 _BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
@@ -155,6 +158,19 @@ class Trainer:
             }
         )
         return Evaluation(result, is_best)
+
+    def sample(self) -> str | None:
+        """``training.sample_prompt`` and how the model goes on; None without a prompt.
+
+        It draws from a stream of its own, always the same: training goes on as without it.
+        """
+        prompt = self.config.training.sample_prompt
+        if prompt is None:
+            return None
+        with self._evaluation_weights(), autocast(self.precision, self.device.type):
+            ids = self.tokenizer.encode(prompt)
+            [written] = generate(self.model, self.tokenizer, ids, _SAMPLING)
+        return prompt + written.text
 
     def probe(self) -> None:
         """Run the first batch forward and backward without an effect, to meet its memory need."""
