@@ -15,6 +15,7 @@ import torch
 
 from infinito.bench.machine import interleaved_seconds, matmul, median_ratio
 from infinito.config.schema import Config
+from infinito.kernels.fusion import COMPILED, Plan
 from infinito.load import build_model
 from infinito.model.count import count_flops, count_parameters
 from infinito.model.step_memory import count_memory
@@ -82,6 +83,7 @@ def training_action(config: Config, vocab_size: int) -> Callable[[], object]:
     shape = (training.sequences_per_step, data.sequence_length + 1)
     sequences = torch.randint(vocab_size, shape, device=device)
     model.checkpoint_activations = training.activation_checkpointing
+    model.use(Plan.from_text(training.fusion_plan))
 
     def step() -> object:
         return training_step(
@@ -89,7 +91,7 @@ def training_action(config: Config, vocab_size: int) -> Callable[[], object]:
             training.batch_size, training.precision, training.max_grad_norm,
         )  # fmt: skip
 
-    if training.fusion == "aggressive":
+    if training.fusion in COMPILED:
         compile_blocks(model, step)
     return step
 

@@ -45,8 +45,16 @@ class TrainingConfig(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Arithmetic of matrix products; auto: float32 on CPU, bfloat16 on CUDA."
     )
-    fusion: Literal["none", "aggressive"] = Field(
-        "none", description="none: eager; aggressive: torch.compile, probed, else announced eager."
+    fusion: Literal["none", "conservative", "moderate", "aggressive"] = Field(
+        "none",
+        description="none: plain torch; conservative: fused operations with the same draws and the "
+        "same results within rounding; moderate: all fused operations; aggressive: those, and "
+        "torch.compile on top, probed, else announced eager.",
+    )
+    fusion_plan: str | None = Field(
+        None,
+        description="LEVEL OPERATION=VARIANT ...: by which code (`infinito doctor` lists it) that "
+        "level runs; null: decided at the start of a run, and kept.",
     )
     activation_checkpointing: bool = Field(
         False, description="Recompute block activations in the backward pass to save memory."

@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from infinito.config.model_config import ModelConfig
+from infinito.kernels.fusion import Planned
 from infinito.model.attention import SelfAttention
 from infinito.model.experts import MixtureOfExperts
 from infinito.model.key_value_cache import KeyValueCache
@@ -23,7 +24,7 @@ def build_feed_forward(config: ModelConfig, layer: int) -> nn.Module:
     return kind(config, config.resolved_d_ff)
 
 
-class Block(nn.Module):
+class Block(nn.Module, Planned):
     """One layer: attention, then feed-forward, each added to the residual stream."""
 
     #: The normalisations of a model of such blocks: on its embeddings, and behind the last block.
@@ -40,10 +41,20 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), cache))
+        branch = self.attention(self.attention_norm(x), cache)
         for norm, network in self.branches():
-            x = x + self.dropout(network(norm(x)))
-        return x
+            x, normed = self._add(x, branch, norm)
+            branch = network(normed)
+        return self._add(x, branch)[0]
+
+    def _add(
+        self, x: Tensor, branch: Tensor, norm: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream with a branch added, and its norm."""
+        fused = norm if isinstance(norm, RMSNorm) else None
+        gain, epsilon = (fused.weight, fused.epsilon) if fused else (None, 0.0)
+        x, normed = self.plan.run("residual", x, branch, self.dropout.rate, gain, epsilon)
+        return x, normed if norm is None or fused else norm(x)
 
     def branches(self) -> list[tuple[nn.Module, nn.Module]]:
         """What follows the attention, in order: feed-forward networks, each behind its norm."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from infinito.config.model_config import ModelConfig
+from infinito.kernels.fusion import Plan, Planned
 from infinito.model.key_value_cache import KeyValueCache
 
 
@@ -53,6 +54,12 @@ class LanguageModel(nn.Module, ABC):
     max_positions: int
     blocks: nn.ModuleList
     checkpoint_activations: bool
+
+    def use(self, plan: Plan) -> None:
+        """Compute the operations that can be fused as ``plan`` says; no parameter changes."""
+        for module in self.modules():
+            if isinstance(module, Planned):
+                module.plan = plan
 
     @property
     def device(self) -> torch.device:

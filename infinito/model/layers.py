@@ -8,68 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infinito.config.model_config import ModelConfig
+from infinito.kernels.fusion import Planned
+from infinito.kernels.plain import dropout, rms_norm
 from infinito.model.roles import DeclaresRoles, Role
 
 Map = Callable[[Tensor], Tensor]
 
-_LEVELS = 1 << 16
-
-
-def keep_mask(shape: torch.Size, probability: float, device: torch.device) -> Tensor:
-    """Random int8 mask (shape), 1 with ``1 - probability`` (to 1/65536), from torch's generator.
-
-    On a CPU torch draws one Bernoulli number at a time, which costs ten times what the rest of a
-    dropout does. Here each 64-bit draw decides four elements. int8 and not bool, and a comparison
-    in place, because torch vectorises those and their casts on a CPU, and not those of bool.
-    """
-    count = shape.numel()
-    words = torch.empty((count + 3) // 4, dtype=torch.int64, device=device)
-    levels = words.random_(-(2**63), None).view(torch.int16)[:count]
-    return levels.ge_(round(probability * _LEVELS) - _LEVELS // 2).to(torch.int8).view(shape)
-
-
-class _MaskedScale(torch.autograd.Function):
-    """x * mask * scale, keeping one byte an element for the backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx, x: Tensor, mask: Tensor, scale: float
-    ) -> Tensor:
-        ctx.save_for_backward(mask)
-        ctx.scale = scale  # type: ignore[attr-defined]
-        return x.mul(mask).mul_(scale)
-
-    @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor
-    ) -> tuple[Tensor, None, None]:
-        (mask,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradients[0].mul(mask).mul_(ctx.scale), None, None  # type: ignore[attr-defined]
-
-
-def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
-    """Inverted dropout: zero with ``probability``, scale the rest to keep the mean."""
-    if not training or probability == 0.0:
-        return x
-    if x.device.type != "cpu":
-        return F.dropout(x, probability)
-    kept = 1.0 - round(probability * _LEVELS) / _LEVELS
-    mask = keep_mask(x.shape, probability, x.device)
-    result: Tensor = _MaskedScale.apply(x, mask, 1.0 / kept)  # type: ignore[no-untyped-call]
-    return result
-
 
 class Dropout(nn.Dropout):
-    """:func:`dropout` as a layer."""
+    """Inverted dropout as a layer."""
+
+    @property
+    def rate(self) -> float:
+        """The probability of a zero now: none but in training."""
+        return self.p if self.training else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         """(...) -> (...)."""
-        return dropout(x, self.p, self.training)
+        return dropout(x, self.rate)
 
 
 class Linear(nn.Linear, DeclaresRoles):
@@ -112,7 +72,7 @@ class Embedding(nn.Embedding, DeclaresRoles):
         """Numbers of rows (...) int64 -> (..., width)."""
         table = self.matrix()
         if self.training and self.row_dropout:
-            table = table * dropout(table.new_ones(len(table), 1), self.row_dropout, True)
+            table = table * dropout(table.new_ones(len(table), 1), self.row_dropout)
         return F.embedding(rows, table)
 
     def matrix(self) -> Tensor:
@@ -123,31 +83,18 @@ class Embedding(nn.Embedding, DeclaresRoles):
 class RMSNorm(nn.RMSNorm, DeclaresRoles):
     """Root-mean-square normalisation over the last axis with a gain (Zhang & Sennrich 2019)."""
 
+    epsilon = 1e-6
+
     def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-6)
+        super().__init__(width, eps=self.epsilon)
         self.roles = {"weight": Role.GAIN}
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width) in x's dtype."""
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        return rms_norm(x, self.weight, self.epsilon)
 
 
-class _SquaredReLU(torch.autograd.Function):
-    """relu(x)^2, whose derivative 2 relu(x) needs no second look at x's sign (So et al. 2021)."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
-        positive = F.relu(x)
-        ctx.save_for_backward(positive)
-        return positive * positive
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
-        (positive,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradients[0].mul(positive).mul_(2.0)
-
-
-class FeedForward(nn.Module):
+class FeedForward(nn.Module, Planned):
     """Position-wise network: C -> F -> C, or gated for SwiGLU (Shazeer 2020)."""
 
     def __init__(self, config: ModelConfig, hidden: int, bias: bool = False) -> None:
@@ -167,7 +114,7 @@ class FeedForward(nn.Module):
         if gate is not None:
             hidden = F.silu(gate(x)) * hidden
         elif self.activation == "relu2":
-            hidden = _SquaredReLU.apply(hidden)  # type: ignore[no-untyped-call]
+            hidden = self.plan.run("squared_relu", hidden)
         else:
             hidden = F.gelu(hidden, approximate="tanh")
         return down(hidden)

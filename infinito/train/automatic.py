@@ -11,6 +11,7 @@ from infinito.attention import ATTENTION, Request
 from infinito.checkpoint.atomic import format_size
 from infinito.config.schema import Config
 from infinito.errors import ResourceError
+from infinito.kernels.fusion import Plan, StepShape, make_plan
 from infinito.model.step_memory import count_memory
 from infinito.runtime.device import choose_device
 from infinito.runtime.events import note
@@ -38,9 +39,33 @@ def resolve(config: Config, *, frozen: bool = False) -> Config:
         note(f"precision {precision.value}: {precision.reason}")
     training = config.training.model_copy(update={"precision": precision.value})
     config = config.model_copy(update={"device": device.value, "training": training})
+    config = _with_fusion_plan(config)
     note(f"attention {attention_reason(config)}")
     require_memory(config, LEAST_VOCABULARY[config.tokenizer.kind], frozen=frozen)
     return config
+
+
+def step_shape(config: Config) -> StepShape:
+    """What the choice of fused operations depends on; the config has its device and precision."""
+    model, training = config.model, config.training
+    return StepShape(
+        torch.device(config.device).type, _DTYPES[training.precision], training.batch_size,
+        config.data.sequence_length, model.d_model, model.resolved_d_ff,
+        model.dropout_on("residual"),
+    )  # fmt: skip
+
+
+def _with_fusion_plan(config: Config) -> Config:
+    """The config with a variant named for each operation of its level; told, with reasons."""
+    training = config.training
+    wanted = Plan.from_text(training.fusion_plan)
+    plan, told = make_plan(training.fusion, step_shape(config), wanted)
+    if plan.variants:
+        by = {v: [o for o, w in plan.variants.items() if w == v] for v in plan.variants.values()}
+        parts = [f"{', '.join(names)} by {variant}" for variant, names in by.items()]
+        note("; ".join([f"fusion {training.fusion}: {parts[0]}", *parts[1:], *told]))
+    training = training.model_copy(update={"fusion_plan": str(plan) if plan.variants else None})
+    return config.model_copy(update={"training": training})
 
 
 def attention_reason(config: Config) -> str:

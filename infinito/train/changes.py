@@ -28,6 +28,7 @@ _EFFECTS = {
     "data.": "accepted only if the text is the same",
     "training.precision": "numbers differ from here",
     "training.fusion": "same function, other rounding",
+    "training.fusion_plan": "same function, other rounding",
     "training.activation_checkpointing": "memory and speed only",
     "training.eval_every": "evaluations only",
     "training.save_every": "checkpoints only",

@@ -31,6 +31,7 @@ from infinito.evaluate.perplexity import Score, bits_per_byte, score, windows_a_
 from infinito.evaluate.predictor import ModelPredictor
 from infinito.generate.engine import generate
 from infinito.generate.sampling_config import SamplingConfig
+from infinito.kernels.fusion import COMPILED, Plan
 from infinito.load import (
     OpenedCheckpoint,
     build_model,
@@ -101,6 +102,7 @@ class Trainer:
                 parameter.requires_grad_(role is trainable)
         self.model.to(self.device)
         self.model.checkpoint_activations = training.activation_checkpointing
+        self.model.use(Plan.from_text(training.fusion_plan))
         with autocast(self.precision, self.device.type):
             check_causality(self.model)
             check_causality(self.model, training=True)
@@ -113,7 +115,7 @@ class Trainer:
         self.progress = Progress()
         self.speed = Speed()
         self.last_learning_rate = 0.0
-        if training.fusion == "aggressive":
+        if training.fusion in COMPILED:
             compile_blocks(self.model, self._probe_compiled)
 
     # -- the algorithm ------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from infinito.model.layers import dropout, keep_mask
+from infinito.kernels.plain import dropout, keep_mask
+from infinito.model.layers import Dropout
 
 
 @pytest.mark.parametrize("probability", [0.01, 0.1, 0.5, 0.9])
@@ -26,7 +27,7 @@ def test_neighbouring_elements_are_independent() -> None:
 def test_dropout_keeps_the_mean_and_scales_gradients_alike() -> None:
     torch.manual_seed(0)
     x = torch.ones(1 << 18, requires_grad=True)
-    y = dropout(x, 0.3, training=True)
+    y = dropout(x, 0.3)
     y.sum().backward()
     assert abs(y.mean().item() - 1) < 0.01
     assert x.grad is not None
@@ -35,8 +36,8 @@ def test_dropout_keeps_the_mean_and_scales_gradients_alike() -> None:
 
 def test_dropout_is_off_in_evaluation_and_at_zero() -> None:
     x = torch.randn(8)
-    assert dropout(x, 0.5, training=False) is x
-    assert dropout(x, 0.0, training=True) is x
+    assert Dropout(0.5).eval()(x) is x
+    assert dropout(x, 0.0) is x
 
 
 def test_masks_follow_the_seed() -> None:
