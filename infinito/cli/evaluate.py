@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -66,7 +66,7 @@ def evaluate(
 
     Prints loss, perplexities with their conventions named, and bits per byte.
     """
-    from infinito.cli.output import print_json
+    from infinito.cli.output import print_json, table
     from infinito.errors import ConfigError
 
     if text is not None and (split is not None or settings):
@@ -76,21 +76,25 @@ def evaluate(
 
     from infinito.checkpoint.discover import resolve_checkpoint
     from infinito.evaluate.evaluation import EvaluationOptions
+    from infinito.evaluate.report import COMPARISON_HEADERS, comparison_rows
     from infinito.runtime.events import reading
     from infinito.telemetry.bar import TerminalBar
 
     request = EvaluationOptions(context, stride, batch_size, all_conventions)
-    reports: list[dict[str, Any]] = []
+    reports: list[Report] = []
     paths = [resolve_checkpoint(reference, "best") for reference in references or [None]]
     for number, path in enumerate(paths):
         with reading(TerminalBar()):
             report = _evaluate_one(path, device, split, text, settings or [], request)
-        if json:
-            reports.append(report.to_plain())
-        else:
+        reports.append(report)
+        if not json:
             print(("\n" if number else "") + report.to_text(), flush=True)
     if json:
-        print_json(reports if len(reports) > 1 else reports[0])
+        plain = [report.to_plain() for report in reports]
+        print_json(plain if len(plain) > 1 else plain[0])
+    elif len(reports) > 1:
+        print()
+        table(COMPARISON_HEADERS, comparison_rows(reports))
 
 
 def _evaluate_one(

@@ -13,6 +13,7 @@ from infinito.evaluate.perplexity import Score, resolve_windows, score
 from infinito.evaluate.predictor import ModelPredictor
 from infinito.evaluate.report import LEAK_BELOW, Report, Source
 from infinito.load import LoadedModel
+from infinito.model.count import count_parameters
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ def evaluate(
         step=loaded.step,
         tokenizer_kind=loaded.tokenizer.kind,
         vocab_size=loaded.tokenizer.vocab_size,
+        parameters=count_parameters(
+            loaded.model.config, loaded.tokenizer.vocab_size, loaded.model.max_positions
+        ).total,
         interval=word_perplexity_interval(result, store, loaded.tokenizer),
         seconds=time.monotonic() - start,
         bits_lead=lacks_spaces(store, loaded.tokenizer),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,7 @@ class Report:
     step: int
     tokenizer_kind: str
     vocab_size: int
+    parameters: int
     interval: tuple[float, float] | None
     seconds: float
     bits_lead: bool = False
@@ -53,6 +55,7 @@ class Report:
         return {
             "checkpoint": self.checkpoint,
             "step": self.step,
+            "parameters": self.parameters,
             "split": source.split,
             "corpus": source.corpus,
             "text_sha256": source.sha256,
@@ -121,6 +124,33 @@ class Report:
         low, high = self.interval
         documents = self.source.n_documents
         return f"{low:.4f} to {high:.4f} of word perplexity, {documents} documents resampled"
+
+
+COMPARISON_HEADERS = (
+    "model", "parameters", "step", "loss", "token ppl", "word ppl", "bits per byte", "",
+)  # fmt: skip
+
+
+def comparison_rows(reports: Sequence[Report]) -> list[list[str]]:
+    """A row of text a model; of one text, the fewest bits per byte are the best.
+
+    Losses and token perplexities of different tokenizers do not compare, bits per byte do.
+    """
+    bits = [report.score.bits_per_byte for report in reports]
+    one_text = len({report.source.sha256 for report in reports}) == 1
+    return [
+        [
+            report.checkpoint.removesuffix("/best.pt"),
+            str(report.parameters),
+            str(report.step),
+            f"{report.score.loss:.4f}",
+            f"{report.score.token_perplexity:.4f}",
+            f"{report.score.word_perplexity:.4f}",
+            f"{report.score.bits_per_byte:.4f}",
+            "best" if one_text and report.score.bits_per_byte == min(bits) else "",
+        ]
+        for report in reports
+    ]
 
 
 def _finite(value: float) -> float | None:

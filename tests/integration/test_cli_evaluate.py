@@ -66,6 +66,35 @@ def test_several_checkpoints_give_a_list_and_several_blocks(
     assert capsys.readouterr().out.count("word perplexity:") == 2
 
 
+def test_several_models_end_in_one_table_that_marks_the_best(
+    run: tuple[Path, Path, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tiny_settings(
+        run[1], data__valid_file=str(run[1] / "valid.txt"), tokenizer__vocab_size=300,
+        tokenizer__kind="bpe", model__d_model=16,
+    )  # fmt: skip
+    Trainer(config_from_plain(settings, "test")).save(tmp_path / "best.pt")
+    found = result(capsys, tmp_path / "best.pt", run[0])
+    assert main(["evaluate", str(tmp_path / "best.pt"), str(run[0])]) == 0
+    *_, head, untrained, trained = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["model", "parameters", "step", "loss"]
+    for row, report, name in zip(
+        (untrained, trained), found, (str(tmp_path), str(run[0])), strict=True
+    ):
+        figures = ("loss", "token_perplexity", "word_perplexity", "bits_per_byte")
+        words = [str(report["parameters"]), str(report["step"])]
+        assert row.split()[:7] == [name, *words, *(f"{report[key]:.4f}" for key in figures)]
+    # Fewer nats a token, and yet more bits a byte: its tokens are shorter.
+    assert found[1]["loss"] < found[0]["loss"]
+    assert (untrained.endswith("  best"), trained.endswith("  best")) == (True, False)
+    # Of two texts no model is the better one.
+    other = write_text(tmp_path / "other.txt", paragraphs=5, seed=3)
+    other_settings = tiny_settings(run[1], data__valid_file=str(other))
+    Trainer(config_from_plain(other_settings, "test")).save(tmp_path / "other.pt")
+    assert main(["evaluate", str(tmp_path / "other.pt"), str(run[0])]) == 0
+    assert "  best" not in capsys.readouterr().out
+
+
 def test_other_texts_and_other_splits(
     run: tuple[Path, Path, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
