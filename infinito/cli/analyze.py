@@ -13,7 +13,7 @@ from infinito.cli.options import (
     Json,
     Reference,
     Settings,
-    directory_name,
+    output_directory,
 )
 from infinito.cli.output import print_json, say, table
 from infinito.cli.subject import (
@@ -48,11 +48,7 @@ def analyze(
     device: Device = "auto",
     output_dir: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            parser=directory_name,
-            help="Where JSON and plots go; absent: analysis/ beside the checkpoint file.",
-        ),
+        output_directory("Where JSON and plots go; absent: analysis/ beside the checkpoint file."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from infinito.cli.options import Json, directory_name
+from infinito.cli.options import Json, output_directory
 
 
 def optimise(
@@ -19,12 +19,7 @@ def optimise(
     ],
     output_dir: Annotated[
         Path | None,
-        typer.Option(
-            "--output-dir",
-            metavar="DIR",
-            parser=directory_name,
-            help="Where to write; absent: checkpoints/<name>-optimised-<number>.",
-        ),
+        output_directory("Where to write; absent: checkpoints/<name>-optimised-<number>."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +20,11 @@ def directory_name(text: str) -> Path:
     if not text:
         raise typer.BadParameter("must not be empty")
     return Path(text)
+
+
+def output_directory(help: str) -> Any:
+    """``--output-dir``: where something goes."""
+    return typer.Option("--output-dir", metavar="DIR", parser=directory_name, help=help)
 
 
 ConfigFile = Annotated[

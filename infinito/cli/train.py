@@ -9,15 +9,10 @@ from typing import Annotated
 
 import typer
 
-from infinito.cli.options import ConfigFile, Settings, directory_name
+from infinito.cli.options import ConfigFile, Settings, output_directory
 from infinito.errors import ConfigError, Interrupted
 
-OutputDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--output-dir", metavar="DIR", parser=directory_name, help="The run's own directory."
-    ),
-]
+OutputDir = Annotated[Path | None, output_directory("The run's own directory.")]
 Epochs = Annotated[
     float | None, typer.Option("--epochs", help="Passes over the text; replaces max_steps.")
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from infinito.cli.options import Json, Settings, directory_name
+from infinito.cli.options import Json, Settings, output_directory
 
 if TYPE_CHECKING:
     from infinito.search.study import Study
@@ -38,12 +38,7 @@ def tune(
     settings: Settings = None,
     output_dir: Annotated[
         Path | None,
-        typer.Option(
-            "--output-dir",
-            metavar="DIR",
-            parser=directory_name,
-            help="The search's own directory; absent: checkpoints/tune-<space>-<method>.",
-        ),
+        output_directory("The search's own directory; absent: checkpoints/tune-<space>-<method>."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -20,8 +20,8 @@ from infinito.model.step_memory import count_memory
 from infinito.optimise.pipeline import RefusedError, SpeedRatio
 from infinito.runtime.events import Note, progress, reading
 from infinito.runtime.memory import keep_freed_memory, memory_errors_explained
-from infinito.train.callbacks import Evaluate
-from infinito.train.run import Turn, run
+from infinito.search.short_run import trained_figures
+from infinito.train.run import Turn
 from infinito.train.trainer import Trainer
 
 ROUNDS, WARM_UP = 12, 2
@@ -72,9 +72,7 @@ class TrainingMeasurer:
         steps = min(STEPS, config.training.max_steps or STEPS)
         trainer, _ = self._trainer(short_training(config, seed, steps))
         with progress(steps, f"training, seed {seed}", "steps") as advance:
-            result = run(trainer, [Evaluate(0), _Advance(advance)])
-        assert result.best is not None  # every dataset has a validation text
-        return float(result.best["valid_loss"])
+            return trained_figures(trainer, [_Advance(advance)])["valid_loss"]
 
     def _stepper(self, config: Config) -> tuple[Callable[[], object], tuple[str, ...]]:
         endless = {"max_steps": 1_000_000, "early_stopping_patience": 0}

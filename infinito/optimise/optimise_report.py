@@ -93,9 +93,9 @@ def speed_rows(result: Optimised) -> list[list[str]]:
     """A row for each measurement, under ``HEADERS``."""
     rows = [_speed_row(trial) for trial in result.speeds]
     for count, speed in result.threads.items():
-        rows.append(_speed_row(SpeedTrial(f"threads={count}", _names(result.kept), speed)))
+        rows.append(_speed_row(SpeedTrial((f"threads={count}",), _names(result.kept), speed)))
     if result.total:
-        rows.append(_speed_row(SpeedTrial("all together", (), result.total)))
+        rows.append(_speed_row(SpeedTrial(("all together",), (), result.total)))
     return rows
 
 

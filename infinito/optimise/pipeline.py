@@ -1,14 +1,15 @@
 """The search for the best combination, and the proof that it trains as well.
 
-Forward selection: each alternative is measured alone against the config as it is; the fastest is
-taken over, then each of the rest is measured on top, until none is faster. What was clearly slower
-is not tried again; what made no difference is, since optimisations interact. Then a few short
-trainings, paired by seed, decide whether the combination learns as well; what does not is dropped,
-and the search goes on without it.
+Each alternative is measured alone against the config as it is, then combinations are, which a tree
+search over all rows of the table picks, since optimisations interact. Of the fastest combination
+only those stay that are faster than the rest of it without them. Then a few short trainings, paired
+by seed, decide whether the combination learns as well; what does not is dropped, and the search
+goes on without it.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,14 @@ from infinito.config.schema import Config
 from infinito.errors import DivergedError
 from infinito.optimise.optimisations import Alternative
 from infinito.runtime.events import note
+from infinito.search.joint import search_jointly
+from infinito.search.space import Assignment, Parameter, Space
 
 #: Seeds of the proof: config.seed and those after it.
 SEEDS = 3
-_HOPELESS = ("slower", "refused")
+#: Combinations that the tree search may measure.
+COMBINATIONS = 16
+_AS_IT_IS = ""
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,17 @@ class Measurer(Protocol):
 
 @dataclass(frozen=True)
 class SpeedTrial:
-    """One alternative, measured on top of others; ``speed`` is None where it was refused."""
+    """Alternatives, measured on top of others; ``speed`` is None where they were refused."""
 
-    name: str
+    names: tuple[str, ...]
     on_top_of: tuple[str, ...]
     speed: SpeedRatio | None
     refusal: str = ""
+
+    @property
+    def name(self) -> str:
+        """All of them, for people."""
+        return " + ".join(self.names)
 
     @property
     def verdict(self) -> str:
@@ -145,7 +155,7 @@ class Pipeline:
     def __init__(self, config: Config, measurer: Measurer) -> None:
         self._config, self._measurer = config, measurer
         self._result = Optimised(config)
-        self._known: dict[tuple[str, ...], SpeedTrial] = {}
+        self._known: dict[tuple[tuple[str, ...], ...], SpeedTrial] = {}
         self._baseline: tuple[float, ...] = ()
 
     def run(self, alternatives: Sequence[Alternative], threads: Sequence[int] = ()) -> Optimised:
@@ -186,34 +196,47 @@ class Pipeline:
             result.reasons[alternative.name] = why
 
     def _select(self, left: Sequence[Alternative]) -> list[Alternative]:
-        chosen: list[Alternative] = []
-        while True:
-            trials = [(alternative, self._trial(alternative, chosen)) for alternative in left]
-            gains = [(t.speed.ratio, a) for a, t in trials if t.speed and t.verdict == "faster"]
-            if not gains:
-                return chosen
-            best = max(gains, key=lambda gain: gain[0])[1]
-            rivals = {other.optimisation for other in chosen}  # slower than one is not yet slow
-            hopeless = [a for a, trial in trials
-                        if trial.verdict in _HOPELESS and a.optimisation not in rivals]  # fmt: skip
-            left = [a for a in left if a is not best and a not in hopeless]
-            chosen = [other for other in chosen if other.optimisation != best.optimisation]
-            chosen.append(best)
+        """The fastest combination of ``left``, each of which helps in it."""
+        rows: dict[str, dict[str, Alternative]] = {}
+        for alternative in left:
+            if self._trial([alternative]).speed:  # what is refused alone is in no combination
+                rows.setdefault(alternative.optimisation, {})[alternative.name] = alternative
+        space = Space(Parameter(row, "choice", (_AS_IT_IS, *named)) for row, named in rows.items())
 
-    def _trial(self, alternative: Alternative, chosen: Sequence[Alternative]) -> SpeedTrial:
-        under = tuple(other.name for other in chosen)
-        key = (alternative.name, *under)
-        if key not in self._known:
-            before = combined(self._config, chosen)
-            speed, refusal = None, ""
+        def chosen(values: Assignment) -> list[Alternative]:
+            return [named[str(values[row])] for row, named in rows.items() if values[row]]
+
+        def seconds(values: Assignment) -> float:
+            return self._seconds(chosen(values))
+
+        found = search_jointly(
+            space, seconds, COMBINATIONS, lambda values: combined(self._config, chosen(values))
+        )
+        kept = chosen(found[0][1])
+        for alternative in list(kept):
+            rest = [other for other in kept if other is not alternative]
+            if self._trial([alternative], rest).verdict != "faster":
+                kept = rest
+        return kept
+
+    def _seconds(self, chosen: Sequence[Alternative]) -> float:
+        """Logarithm of a step's time over that of the config as it is."""
+        speed = self._trial(chosen).speed if chosen else None
+        return -math.log(speed.ratio) if speed else math.inf if chosen else 0.0
+
+    def _trial(self, added: Sequence[Alternative], under: Sequence[Alternative] = ()) -> SpeedTrial:
+        names, on_top_of = (tuple(a.name for a in some) for some in (added, under))
+        if (names, on_top_of) not in self._known:
+            before, speed, refusal = combined(self._config, under), None, ""
             try:
-                speed = self._measurer.speed(before, alternative.applied(before))
+                speed = self._measurer.speed(before, combined(before, added))
             except RefusedError as error:
                 refusal = str(error)
-            self._known[key] = trial = SpeedTrial(alternative.name, under, speed, refusal)
+            trial = SpeedTrial(names, on_top_of, speed, refusal)
+            self._known[names, on_top_of] = trial
             self._result.speeds.append(trial)
             note(_line(trial))
-        return self._known[key]
+        return self._known[names, on_top_of]
 
     def _worse(self, kept: Sequence[Alternative]) -> list[Alternative]:
         """Of ``kept``, what must go for quality's sake; empty where all may stay."""
@@ -245,11 +268,12 @@ class Pipeline:
 
     def _reason(self, alternative: Alternative, kept: Sequence[Alternative]) -> str:
         """Why an alternative that quality did not rule out was kept or not."""
-        trials = [t for t in self._result.speeds if t.name == alternative.name]
+        trials = [t for t in self._result.speeds if t.names == (alternative.name,)]
         if alternative in kept:
-            helped = next(t for t in reversed(trials) if t.verdict == "faster")
-            return f"kept: {_line(helped, with_name=False)}"
-        return f"not kept: {_line(trials[-1], with_name=False)}"
+            rest = [other for other in kept if other is not alternative]
+            return f"kept: {_line(self._trial([alternative], rest), with_name=False)}"
+        passed = "; the best combination is without" if trials[-1].verdict == "faster" else ""
+        return f"not kept: {_line(trials[-1], with_name=False)}{passed}"
 
 
 def _line(trial: SpeedTrial, with_name: bool = True) -> str:

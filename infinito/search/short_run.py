@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from infinito.config.schema import Config
@@ -11,7 +12,7 @@ from infinito.model.count import count_flops
 from infinito.runtime.events import reading
 from infinito.search.objective import Measurement, ObjectiveSpec, TrialFailedError
 from infinito.search.space import Assignment, configured
-from infinito.train.run import run
+from infinito.train.run import Callback, run
 from infinito.train.trainer import Trainer
 
 _STATUS: dict[type[InfinitoError], str] = {
@@ -56,20 +57,10 @@ class ShortRun:
         try:
             with reading(alone=True):
                 trainer = Trainer(config)
-                run(trainer, [])
-                evaluation = trainer.validate()
+                found = trained_figures(trainer)
         except (DivergedError, ResourceError, ConfigError, DataError) as error:
             cost = trainer.progress.tokens if trainer is not None else 0
             raise TrialFailedError(_STATUS[type(error)], error.message, cost) from error
-        if evaluation is None:
-            raise DataError("a search needs a validation text", "name one with --set data.*")
-        report = trainer.performance_report()
-        found = {
-            "valid_loss": evaluation.score.loss,
-            "valid_word_perplexity": evaluation.score.word_perplexity,
-            "tokens_per_second": report["tokens_per_second"],
-            "memory_mb": report["peak_memory_mb"],
-        }
         return found, trainer.progress.tokens
 
     def _tokens(self, config: Config) -> float:
@@ -81,6 +72,21 @@ class ShortRun:
         vocabulary = config.tokenizer.vocab_size or 8192
         per_sequence = count_flops(config.model, vocabulary, 1, length).training
         return math.ceil(self.spec.flops / per_sequence) * length
+
+
+def trained_figures(trainer: Trainer, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
+    """Train to the end and evaluate once: the figures by name. Raises what training raises."""
+    run(trainer, callbacks)
+    evaluation = trainer.validate()
+    if evaluation is None:
+        raise DataError("a search needs a validation text", "name one with --set data.*")
+    report = trainer.performance_report()
+    return {
+        "valid_loss": evaluation.score.loss,
+        "valid_word_perplexity": evaluation.score.word_perplexity,
+        "tokens_per_second": report["tokens_per_second"],
+        "memory_mb": report["peak_memory_mb"],
+    }
 
 
 def _tokens_a_step(config: Config) -> int:

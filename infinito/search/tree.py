@@ -81,6 +81,16 @@ class TreeSearch:
         drawn = self._candidates.draw()
         return None if drawn is None else self._await(drawn)
 
+    def begin_with(self, assignment: Assignment) -> None:
+        """Take an assignment as the next trial, as if a walk had led to it; its answer is awaited.
+
+        It is fresh, and has no more levels than the depth bound.
+        """
+        path = [self.root]
+        self._candidates.space.build(lambda p: self._enter(path, p, assignment[p.key]))
+        self._record(path, fresh=True, is_whole=True)
+        self._await(self._candidates.take(assignment))
+
     def tell(self, assignment: Assignment, value: float) -> None:
         """Remember the value, which changes the rewards of all."""
         self._values[key_of(assignment)] = value
@@ -123,12 +133,15 @@ class TreeSearch:
         children = list(node.children.values())
         open_children = [child for child in children if not child.closed]
         if not is_full and (has_room or not open_children):
-            value = self._new_value(node, parameter)
-            child = node.children.setdefault(value, Node(value))
-        else:  # below a value of a range that was drawn twice, all may be closed
-            child = max(open_children or children, key=lambda child: self._bound(node, child))
-        path.append(child)
-        return child.value
+            return self._enter(path, parameter, self._new_value(node, parameter))
+        # Below a value of a range that was drawn twice, all may be closed.
+        child = max(open_children or children, key=lambda child: self._bound(node, child))
+        return self._enter(path, parameter, child.value)
+
+    def _enter(self, path: list[Node], parameter: Parameter, value: Plain) -> Plain:
+        path[-1].parameter = parameter
+        path.append(path[-1].children.setdefault(value, Node(value)))
+        return value
 
     def _bound(self, node: Node, child: Node) -> float:
         spread = math.sqrt(math.log(node.visits) / child.visits)

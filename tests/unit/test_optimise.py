@@ -76,12 +76,15 @@ def test_what_helps_is_kept_and_the_rest_is_not() -> None:
     }
 
 
-def test_what_was_slow_alone_is_not_measured_again_and_noise_is() -> None:
+def test_each_is_measured_alone_then_combinations_and_each_of_the_best_beside_the_rest() -> None:
     result = Pipeline(BASE, Fast()).run(EVERY)
-    tried = [(trial.name, trial.on_top_of) for trial in result.speeds]
-    assert [name for name, on_top in tried if not on_top] == [a.name for a in EVERY]
-    assert [on_top for name, on_top in tried if name == QUARTERED.name] == [()]
-    assert (FUSED.name, (BFLOAT16.name, HALVED.name)) in tried
+    tried = [(trial.names, trial.on_top_of) for trial in result.speeds]
+    assert tried[: len(EVERY)] == [((a.name,), ()) for a in EVERY]
+    assert len(tried) == len(set(tried))
+    assert ((BFLOAT16.name, FUSED.name, HALVED.name), ()) in tried
+    # Within the noise fusion was in the fastest combination: measured on top, it made nothing.
+    assert ((FUSED.name,), (BFLOAT16.name, HALVED.name)) in tried
+    assert FUSED.name not in [a.name for a in result.kept]
 
 
 def test_an_optimisation_that_helps_only_beside_another_is_found() -> None:
@@ -111,7 +114,6 @@ def test_nothing_helps_and_nothing_changes() -> None:
     measurer = Made()
     result = Pipeline(BASE, measurer).run(EVERY)
     assert (result.kept, result.config, result.total, result.qualities) == ([], BASE, None, [])
-    assert len(measurer.pairs) == len(EVERY)
 
 
 def test_what_hurts_quality_is_dropped_and_the_rest_stays() -> None:
