@@ -85,7 +85,11 @@ def run(plan: Plan, output: Path, arm: str, factor: float, seed: int) -> Finishe
         options += ["--set", setting]
     command = [sys.executable, "-m", "infinito", "train", *options, "--output-dir", str(directory)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment, stderr=subprocess.DEVNULL)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with directory.with_suffix(directory.suffix + ".log").open("a") as log:
+        code = subprocess.run(command, check=False, env=environment, stderr=log).returncode
+    if code:
+        raise SystemExit(f"a run ended with {code}; {log.name} says why. The same command goes on.")
     (directory / "finished").touch()
     done = read_finished(directory)
     assert done is not None
@@ -99,7 +103,12 @@ def run_all(
     """Several at once, in processes of their own."""
     listed = list(wanted)
     with ThreadPoolExecutor(jobs) as pool:
-        return dict(zip(listed, pool.map(lambda w: run(plan, output, *w), listed), strict=True))
+        try:
+            ends = list(pool.map(lambda w: run(plan, output, *w), listed))
+        except SystemExit:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return dict(zip(listed, ends, strict=True))
 
 
 def best_factors(plan: Plan, output: Path, jobs: int) -> dict[str, float]:

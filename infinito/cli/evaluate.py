@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infinito.cli.options import Device, Json, Settings
+from infinito.cli.options import Device, Json, Settings, complete_run
 from infinito.cli.subject import (
     DEFAULT_SPLIT,
     SplitName,
@@ -27,7 +27,9 @@ def evaluate(
     checkpoints: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CKPT|RUN_DIR]...", help="Checkpoints or runs (their best); else the last run."
+            metavar="[CKPT|RUN_DIR]...",
+            help="Checkpoints or runs (their best); else the last run.",
+            autocompletion=complete_run,
         ),
     ] = None,
     checkpoint: Annotated[

@@ -15,6 +15,14 @@ def complete_key(incomplete: str) -> list[str]:
     return [f"{key}=" for key in value_keys() if key.startswith(incomplete)]
 
 
+def complete_run(incomplete: str) -> list[str]:
+    """Runs and checkpoints whose path begins so; at first those of checkpoints/."""
+    import glob
+
+    found = glob.glob(glob.escape(incomplete or "checkpoints/") + "*")
+    return sorted(path for path in found if path.endswith(".pt") or Path(path).is_dir())
+
+
 def directory_name(text: str) -> Path:
     """A directory that was named: "" is what a shell makes of a variable that is not set."""
     if not text:
@@ -46,11 +54,17 @@ Reference = Annotated[
         metavar="[CKPT|RUN_DIR]",
         help="Checkpoint or run (its best); absent: the last run under checkpoints/.",
         show_default=False,
+        autocompletion=complete_run,
     ),
 ]
 CheckpointOption = Annotated[
     str | None,
-    typer.Option("--checkpoint", metavar="CKPT|RUN_DIR", help="The same, as an option."),
+    typer.Option(
+        "--checkpoint",
+        metavar="CKPT|RUN_DIR",
+        help="The same, as an option.",
+        autocompletion=complete_run,
+    ),
 ]
 Device = Annotated[
     str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps.")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from infinito.cli.options import ConfigFile, Settings, output_directory
+from infinito.cli.options import ConfigFile, Settings, complete_run, output_directory
 from infinito.errors import ConfigError, Interrupted
 
 OutputDir = Annotated[Path | None, output_directory("The run's own directory.")]
@@ -37,7 +37,12 @@ def train(
     output_dir: OutputDir = None,
     resume: Annotated[
         str | None,
-        typer.Option("--resume", metavar="CKPT|RUN_DIR", help="Continue this run instead."),
+        typer.Option(
+            "--resume",
+            metavar="CKPT|RUN_DIR",
+            help="Continue this run instead.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     epochs: Epochs = None,
     lr: LearningRate = None,
@@ -69,7 +74,12 @@ def train(
 
 def resume(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CKPT|RUN_DIR", help="A checkpoint, or a run's directory.")
+        str,
+        typer.Argument(
+            metavar="CKPT|RUN_DIR",
+            help="A checkpoint, or a run's directory.",
+            autocompletion=complete_run,
+        ),
     ],
     settings: Settings = None,
     output_dir: OutputDir = None,

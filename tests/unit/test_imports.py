@@ -38,7 +38,11 @@ def files_of(part: str) -> list[Path]:
 
 
 def parts() -> list[str]:
-    found = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir()}
+    found = {
+        p.stem if p.suffix == ".py" else p.name
+        for p in PACKAGE.iterdir()
+        if p.suffix in ("", ".py")
+    }
     return sorted(found - {"__pycache__"})
 
 
