@@ -43,22 +43,29 @@ def validate(
 
     Nothing is trained, and no data is read.
     """
+    from infinito.cli.output import say
     from infinito.config.loading import load_config
     from infinito.errors import ConfigError
+    from infinito.export.stock import objections, stock_architecture
 
     errors: list[ConfigError] = []
+    exports: list[str] = []
     chosen = dict.fromkeys([*(files or ()), *([config] if config else ())])
     if not chosen:
         raise ConfigError("there is no file to check", "infinito config validate FILE")
     for file in chosen:
         try:
-            load_config(file)
+            model = load_config(file).model
         except ConfigError as error:
             errors.append(error)
         else:
             print(f"{file}: ok")
+            reasons = "; ".join(objections(model))
+            kind = f"no stock model: {reasons}" if reasons else f"stock {stock_architecture(model)}"
+            exports.append(f"export of {file}: {kind}")
     if errors:
         raise ConfigError("\n".join(error.message for error in errors), errors[0].remedy)
+    say("\n".join(exports))
 
 
 @app.command()

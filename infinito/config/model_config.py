@@ -71,6 +71,9 @@ class ModelConfig(Section):
     n_kv_heads: int | None = Field(
         None, ge=1, le=256, description="Key/value heads (grouped-query); absent: n_heads."
     )
+    head_width: int | None = Field(
+        None, ge=1, le=1024, description="Width of a head; absent: d_model / n_heads."
+    )
     d_ff: int | None = Field(
         None,
         ge=8,
@@ -101,6 +104,13 @@ class ModelConfig(Section):
         description="Rows of a learned position table; absent: the training sequence length, "
         "beyond which rows are never trained.",
     )
+    rope_theta: float = Field(
+        10_000.0, gt=1, le=1e9, description="Base of the rotary wave lengths, in tokens."
+    )
+    norm_epsilon: float = Field(
+        1e-6, gt=0, le=0.1, description="What normalisations add to the mean square."
+    )
+    embedding_norm: bool = Field(True, description="RMS-normalise the embedded tokens.")
     qk_norm: bool = Field(True, description="RMS-normalise queries and keys of each head.")
     tie_embeddings: bool = Field(True, description="Use the token embedding as the output matrix.")
     dropout: Fraction = Field(
@@ -129,7 +139,7 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelConfig:
-        if self.d_model % self.n_heads:
+        if self.head_width is None and self.d_model % self.n_heads:
             raise ValueError(f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}")
         if self.n_heads % self.resolved_kv_heads:
             raise ValueError(
@@ -150,6 +160,11 @@ class ModelConfig(Section):
             raise ValueError("second_d_ff is the width that block double needs, and only it has")
         if self.learned_positions is not None and self.resolved_position != "learned":
             raise ValueError("learned_positions has no effect unless position is learned")
+        fixed = self.embedding_norm and self.norm_epsilon == 1e-6
+        if self.block == "double" and not fixed:
+            raise ValueError("block double has norms of its own: leave embedding_norm and epsilon")
+        if self.rope_theta != 10_000 and self.resolved_position != "rope":
+            raise ValueError("rope_theta has no effect unless position is rope")
         if self.block == "double" and self.moe.n_experts > 1:
             raise ValueError("block double has no experts: moe.n_experts must be 0 or 1")
         return self
@@ -157,7 +172,7 @@ class ModelConfig(Section):
     @property
     def d_head(self) -> int:
         """Width of one attention head."""
-        return self.d_model // self.n_heads
+        return self.head_width or self.d_model // self.n_heads
 
     def dropout_on(self, place: Literal["input", "residual", "attention"]) -> float:
         """Dropout in force on the embedding output, residual branches or attention weights."""

@@ -28,17 +28,20 @@ class SelfAttention(nn.Module, DeclaresRoles):
         super().__init__()
         self.roles = {"log_lambda": Role.LAMBDA}
         width, self.d_head = config.d_model, config.d_head
+        query_width = config.n_heads * config.d_head
         kv_width = config.resolved_kv_heads * config.d_head
         self.layer = layer
         self.rotary = rotary
         self.options = config.attention
         self.n_heads = config.n_heads
-        self.query = Linear(width, width, bias=bias)
+        self.query = Linear(width, query_width, bias=bias)
         self.key = Linear(width, kv_width, bias=bias)
         self.value = Linear(width, kv_width, bias=bias)
-        self.output = Linear(width, width, bias=bias, depth=2 * config.n_layers)
-        self.query_norm = RMSNorm(self.d_head) if config.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(self.d_head) if config.qk_norm else nn.Identity()
+        self.output = Linear(query_width, width, bias=bias, depth=2 * config.n_layers)
+        self.query_norm, self.key_norm = (
+            RMSNorm(self.d_head, config.norm_epsilon) if config.qk_norm else nn.Identity()
+            for _ in range(2)
+        )
         self.dropout = config.dropout_on("attention")
         start = math.log(config.attention.lambda_init)
         self.log_lambda = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from infinito.config.model_config import ModelConfig
@@ -27,17 +25,23 @@ def build_feed_forward(config: ModelConfig, layer: int) -> nn.Module:
 class Block(nn.Module, Planned):
     """One layer: attention, then feed-forward, each added to the residual stream."""
 
-    #: The normalisations of a model of such blocks: on its embeddings, and behind the last block.
-    first_norm: ClassVar[type[nn.Module]] = RMSNorm
-    final_norm: ClassVar[type[nn.Module]] = RMSNorm
-
     def __init__(self, config: ModelConfig, layer: int, rotary: RotaryTable | None) -> None:
         super().__init__()
-        self.attention_norm: nn.Module = RMSNorm(config.d_model)
+        self.attention_norm: nn.Module = self.final_norm(config)
         self.attention = SelfAttention(config, layer, rotary)
-        self.feed_forward_norm: nn.Module = RMSNorm(config.d_model)
+        self.feed_forward_norm: nn.Module = self.final_norm(config)
         self.feed_forward = build_feed_forward(config, layer)
         self.dropout = Dropout(config.dropout_on("residual"))
+
+    @staticmethod
+    def first_norm(config: ModelConfig) -> nn.Module:
+        """The normalisation of the embeddings, in a model of such blocks."""
+        return Block.final_norm(config) if config.embedding_norm else nn.Identity()
+
+    @staticmethod
+    def final_norm(config: ModelConfig) -> nn.Module:
+        """The normalisation behind the last block."""
+        return RMSNorm(config.d_model, config.norm_epsilon)
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""

@@ -119,7 +119,7 @@ def count_flops(config: ModelConfig, vocab_size: int, batch: int, sequence: int)
     active = whole[Role.MATRIX] + whole[Role.ROUTER] - projections - _inactive(model)
     return FlopCount(
         projections=2 * tokens * projections,
-        attention=4 * tokens * sequence * config.d_model * config.n_layers,
+        attention=4 * tokens * sequence * config.n_heads * config.d_head * config.n_layers,
         feed_forward=2 * tokens * active,
         head=2 * tokens * vocab_size * config.d_model,
     )

@@ -83,10 +83,9 @@ class Embedding(nn.Embedding, DeclaresRoles):
 class RMSNorm(nn.RMSNorm, DeclaresRoles):
     """Root-mean-square normalisation over the last axis with a gain (Zhang & Sennrich 2019)."""
 
-    epsilon = 1e-6
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, eps=self.epsilon)
+    def __init__(self, width: int, epsilon: float = 1e-6) -> None:
+        super().__init__(width, eps=epsilon)
+        self.epsilon = epsilon
         self.roles = {"weight": Role.GAIN}
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,8 +21,6 @@ class _LayerNorm(nn.LayerNorm, DeclaresRoles):
 class DoubleBlock(Block):
     """LayerNorms, biases, one lambda in all, a second feed-forward network behind the first."""
 
-    first_norm, final_norm = nn.Identity, _LayerNorm
-
     def __init__(self, config: ModelConfig, layer: int, rotary: RotaryTable | None) -> None:
         nn.Module.__init__(self)
         assert config.second_d_ff is not None  # the schema's rule for double blocks
@@ -35,6 +33,16 @@ class DoubleBlock(Block):
         self.dropout = Dropout(config.dropout_on("residual"))
         self.second_feed_forward_norm = _LayerNorm(config.d_model)
         self.second_feed_forward = FeedForward(config, config.second_d_ff, bias=True)
+
+    @staticmethod
+    def first_norm(config: ModelConfig) -> nn.Module:
+        """None."""
+        return nn.Identity()
+
+    @staticmethod
+    def final_norm(config: ModelConfig) -> nn.Module:
+        """A LayerNorm."""
+        return _LayerNorm(config.d_model)
 
     def branches(self) -> list[tuple[nn.Module, nn.Module]]:
         """Two networks, one behind the other."""

@@ -12,7 +12,7 @@ class RotaryTable:
     Not a buffer: it is a pure function of its arguments and never belongs in a checkpoint.
     """
 
-    def __init__(self, d_head: int, base: float = 10_000.0) -> None:
+    def __init__(self, d_head: int, base: float) -> None:
         self.d_head = d_head
         self.base = base
         self.cos = torch.empty(0)
@@ -44,4 +44,5 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def alibi_slopes(n_heads: int) -> Tensor:
     """Slopes (H,) of ALiBi (Press et al. 2022): a geometric series that ends at 2**-8."""
-    return torch.tensor([2.0 ** (-8.0 * (head + 1) / n_heads) for head in range(n_heads)])
+    slopes = [2.0 ** (-8.0 * (head + 1) / n_heads) for head in range(n_heads)]
+    return torch.tensor(slopes, device="cpu")  # numbers also where a model is made without any

@@ -69,7 +69,7 @@ def _layer_bytes_per_token(config: ModelConfig, size: int) -> int:
     routing = 2 * moe.top_k * size * width + _FLOAT32 * (width + 4 * moe.n_experts)
     kv_width = config.resolved_kv_heads * config.d_head
     stream = 4 * _FLOAT32 * width + 2 * size * width  # two inputs, two norms and their casts
-    heads = width + 2 * kv_width  # query, key, value
+    heads = config.n_heads * config.d_head + 2 * kv_width  # query, key, value
     projections = heads * (size + 2 * _FLOAT32 + size)  # raw, normalised, rotated, cast
     feed_forward = (4 if config.activation == "swiglu" else 3) * hidden * size
     masks = 2 * width if config.dropout_on("residual") else 0

@@ -38,7 +38,8 @@ class Transformer(LanguageModel):
         self.vocab_size = vocab_size
         self.max_positions = max_positions
         self.checkpoint_activations = False
-        rotary = RotaryTable(config.d_head) if config.resolved_position == "rope" else None
+        rope = config.resolved_position == "rope"
+        rotary = RotaryTable(config.d_head, config.rope_theta) if rope else None
         block = DoubleBlock if config.block == "double" else Block
         width = config.d_model
         self.embedding = Embedding(vocab_size, width, config.word_dropout)
@@ -47,12 +48,12 @@ class Transformer(LanguageModel):
             if config.resolved_position == "learned"
             else None
         )
-        self.embedding_norm = block.first_norm(width)
+        self.embedding_norm = block.first_norm(config)
         self.input_dropout = Dropout(config.dropout_on("input"))
         self.blocks = nn.ModuleList(
             block(config, layer, rotary) for layer in range(config.n_layers)
         )
-        self.final_norm = block.final_norm(width)
+        self.final_norm = block.final_norm(config)
         self.output_dropout = Dropout(config.output_dropout)
         self.head = None if config.tie_embeddings else Linear(width, vocab_size, role=Role.TABLE)
         initialise(self)
