@@ -139,7 +139,7 @@ def announce_changes(made: Sequence[Change], stored: Config, trainer: Trainer) -
 
 def _announce_rates(title: str, peak: str, stored: Config, trainer: Trainer) -> None:
     note(f"  {title:<15} before        now")
-    steps, old_total = trainer.progress.step, _total_before(stored, trainer)
+    steps, old_total = trainer.progress.step, trainer.total_steps_of(stored.training)
     for label, step in _milestones(steps, trainer.total_steps):
         before = _rate(stored, peak, step, old_total) if step < old_total else None
         now = _rate(trainer.config, peak, step, trainer.total_steps)
@@ -155,10 +155,3 @@ def _milestones(step: int, total: int) -> list[tuple[str, int]]:
 def _rate(config: Config, peak: str, step: int, total: int) -> float:
     training = config.training
     return float(getattr(training, peak)) * learning_rate_factor(step, total, training)
-
-
-def _total_before(stored: Config, trainer: Trainer) -> int:
-    current, trainer.config = trainer.config, stored
-    total = trainer.total_steps
-    trainer.config = current
-    return total

@@ -21,6 +21,7 @@ from infinito.checkpoint.record import library_versions
 from infinito.checkpoint.structure import FORMAT, FORMAT_VERSION, check_shapes
 from infinito.config.loading import to_plain
 from infinito.config.schema import Config
+from infinito.config.training_config import TrainingConfig
 from infinito.data.cache import Cache
 from infinito.data.order import SequenceOrder
 from infinito.data.prepare import Dataset, prepare
@@ -222,7 +223,10 @@ class Trainer:
     @property
     def total_steps(self) -> int:
         """Steps of the whole run, those taken included; max_steps wins over epochs."""
-        training = self.config.training
+        return self.total_steps_of(self.config.training)
+
+    def total_steps_of(self, training: TrainingConfig) -> int:
+        """Steps of the whole run, had it gone on from here under ``training``."""
         if training.max_steps is not None:
             return training.max_steps
         wanted = max(1, round(training.epochs * self.order.sequences_per_epoch))
