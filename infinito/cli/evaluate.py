@@ -40,7 +40,7 @@ def evaluate(
     ] = None,
     text: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Evaluate this text (file, folder, glob, .gz, .jsonl)."),
+        typer.Option(metavar="FILE", help="Evaluate this text, in any form that --data takes."),
     ] = None,
     context: Annotated[
         int | None,

@@ -29,7 +29,7 @@ from infinito.cli import (
     train,
     tune,
 )
-from infinito.cli.failure import INTERRUPTED, report, say_error
+from infinito.cli.failure import INTERRUPTED, USAGE, report, say_error
 from infinito.cli.output import Messages, Results, discard, say, through
 from infinito.version import __version__
 
@@ -61,6 +61,19 @@ COMMANDS = (
 )
 
 
+_FIRST_STEPS = """\
+Usage: infinito COMMAND [OPTIONS]
+
+From nothing to a model of your own text, in three commands:
+
+  infinito train --data YOUR.txt        a file, a folder or a glob; ten minutes, or --minutes N
+  infinito generate --prompt "..."      the model goes on
+  infinito evaluate                     how well it predicts text that it has not seen
+
+No text at hand? infinito config init my.yaml, then infinito train --config my.yaml.
+Every command: infinito --help"""
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"infinito {__version__}")
@@ -68,19 +81,23 @@ def _version(wanted: bool) -> None:
 
 
 def _start(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
     ] = False,
 ) -> None:
     """Train, resume, evaluate and generate with small language models, exactly."""
+    if context.invoked_subcommand is None:
+        say(_FIRST_STEPS)
+        raise typer.Exit(USAGE)
 
 
 def build_app(commands: Sequence[Command] = COMMANDS) -> typer.Typer:
     """The Typer application of a table of commands."""
     # Plain help (no rich markup): the same lines on a terminal and in a pipe, in half the time.
     built = typer.Typer(
-        no_args_is_help=True,
+        invoke_without_command=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},

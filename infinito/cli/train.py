@@ -33,6 +33,19 @@ AllowDataChange = Annotated[
 
 def train(
     config: ConfigFile = None,
+    own_text: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="PATH",
+            help="Train on this text (file, folder, glob, .gz, .jsonl, .parquet); all settings "
+            "are chosen, with their reasons.",
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="With --data: how long to train.  [default: 10]"),
+    ] = None,
     settings: Settings = None,
     output_dir: OutputDir = None,
     resume: Annotated[
@@ -53,15 +66,22 @@ def train(
     dry_run: DryRun = False,
     allow_data_change: AllowDataChange = False,
 ) -> None:
-    """Train a model from a config."""
+    """Train a model from a config, or from a text alone.
+
+    The config that is used is kept in the run as config.yaml.
+    """
+    _refuse_contradictions(config, own_text, minutes, resume)
     extra, settings = _flags(settings, output_dir, epochs, lr, batch_size, max_steps, seed, device)
     if resume is not None:
         _resume(resume, config, settings, extra, allow_data_change, dry_run)
         return
+    if own_text is not None:
+        _train_on(own_text, 10.0 if minutes is None else minutes, settings, extra, dry_run)
+        return
     if config is None:
         raise ConfigError(
-            "train needs --config FILE or --resume CHECKPOINT",
-            "infinito train --config configs/quickstart.yaml; "
+            "train needs --data TEXT, --config FILE or --resume CHECKPOINT",
+            "infinito train --data YOUR.txt; infinito train --config configs/quickstart.yaml; "
             "infinito config init my.yaml writes a config to start from",
         )
     from infinito.config.loading import load_config
@@ -98,6 +118,39 @@ def resume(
     """
     extra, settings = _flags(settings, output_dir, epochs, lr, batch_size, max_steps, seed, device)
     _resume(checkpoint, None, settings, extra, allow_data_change, dry_run)
+
+
+def _refuse_contradictions(
+    config: Path | None, own_text: str | None, minutes: float | None, resume: str | None
+) -> None:
+    if own_text is not None and not own_text.strip():
+        raise ConfigError("--data must not be empty", "infinito train --data YOUR.txt")
+    others = [("--config", config), ("--resume", resume)]
+    if own_text is not None and (found := [name for name, value in others if value is not None]):
+        raise ConfigError(
+            f"--data chooses all settings of a new run: {found[0]} cannot go with it",
+            "drop one; single settings go with --data as --set KEY=VALUE",
+        )
+    if minutes is not None and (own_text is None or not 0 < minutes <= 100_000):
+        raise ConfigError(
+            f"--minutes {minutes:g} " + ("needs --data" if own_text is None else "is no time"),
+            "infinito train --data YOUR.txt --minutes 10",
+        )
+
+
+def _train_on(
+    text: str, minutes: float, settings: list[str], extra: dict[str, object], dry_run: bool
+) -> None:
+    from infinito.cli.output import plain_table, say
+    from infinito.data.cache import Cache
+    from infinito.train.own_text import own_text_config, run_name
+    from infinito.train.session import start
+
+    say(f"choosing settings for {text} and {minutes:g} minutes")
+    config, rows = own_text_config(text, minutes, settings, extra, Cache(read_only=dry_run))
+    for line in plain_table(("setting", "why"), rows, (False, False)):
+        say(line)
+    start(config, name=run_name(text), dry_run=dry_run)
 
 
 def _flags(

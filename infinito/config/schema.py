@@ -32,10 +32,12 @@ class DataConfig(Section):
     dataset: str | None = Field(None, description="Hub dataset name or local dataset directory.")
     dataset_config: str | None = Field(None, description="Configuration name of the hub dataset.")
     text_field: str = Field(
-        "text", min_length=1, description="Field holding the text in .jsonl and hub rows."
+        "text",
+        min_length=1,
+        description="Field of the text in rows: .jsonl, .parquet, the hub.",
     )
     train_file: str | None = Field(
-        None, description="Training text: a file, directory, glob, .gz or .jsonl."
+        None, description="Training text: a file, directory, glob, .gz, .jsonl or .parquet."
     )
     valid_file: str | None = Field(None, description="Validation text, in the same forms.")
     test_file: str | None = Field(None, description="Test text, in the same forms.")

@@ -20,6 +20,7 @@ PASSAGE_CHARACTERS = 1 << 15
 ARTICLE_CHARACTERS = 1 << 20
 # One line of a .jsonl file; a longer one is taken for damage or an attack on memory.
 ROW_CHARACTERS = 1 << 24
+_BATCH_ROWS = 64  # of a .parquet file, in memory at once
 
 _HEADING = re.compile(r" = (?!= ).* = \n")
 
@@ -106,6 +107,30 @@ def json_rows(path: Path, text_field: str) -> Iterator[str]:
                 "cut the row into several, or give the text as a .txt file",
             )
         yield from text_documents(_row_text(line, place, text_field))
+
+
+def parquet_rows(path: Path, text_field: str) -> Iterator[str]:
+    """Documents of a .parquet file: the text in the column ``text_field`` of each row, if any.
+
+    Raises:
+        DataError: the file cannot be read, or has no such column of text.
+    """
+    from pyarrow import ArrowException  # comes with datasets, and takes a while to import
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            columns = {column.name: str(column.type) for column in file.schema_arrow}
+            if columns.get(text_field) not in ("string", "large_string"):
+                raise DataError(
+                    f"{path}: no column {text_field!r} of text; it has: {', '.join(columns)}",
+                    "name the column that holds the text with --set data.text_field=NAME",
+                )
+            for batch in file.iter_batches(_BATCH_ROWS, columns=[text_field]):
+                for text in batch.column(0).to_pylist():
+                    yield from text_documents(text or "")
+    except (OSError, ArrowException) as error:
+        raise DataError(f"cannot read {path}: {error}", "fetch or write it again") from error
 
 
 def _row_text(line: str, place: str, text_field: str) -> str:

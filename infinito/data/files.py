@@ -11,11 +11,11 @@ from pathlib import Path
 
 from infinito.config.explain import printable
 from infinito.data.cache import Cache, cache_key
-from infinito.data.documents import articles, json_rows, passages
+from infinito.data.documents import articles, json_rows, parquet_rows, passages
 from infinito.data.lines import begins_as_text, form, read_lines, unreadable
 from infinito.errors import DataError
 
-_SUFFIXES = (".txt", ".md", ".jsonl", ".gz")
+_SUFFIXES = (".txt", ".md", ".jsonl", ".parquet", ".gz")
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip", ".xz", ".bz2", ".zst", ".7z")
 _NAMED = 5  # files passed over that are named; more are counted
 
@@ -30,12 +30,12 @@ class FoundFiles:
 
 @dataclass(frozen=True)
 class TextFiles:
-    """The documents of text files: each row of a .jsonl file, each other file; long ones cut.
+    """The documents of text files: rows of .jsonl and .parquet, each other file; long ones cut.
 
     Attributes:
         label: what the user named: a file, a directory or a glob.
         key: the config key or option to blame.
-        text_field: what holds the text in a row of a .jsonl file; None for WikiText, whose files
+        text_field: what holds the text in a row of such a file; None for WikiText, whose files
             are cut into articles.
     """
 
@@ -57,6 +57,8 @@ class TextFiles:
         for path in self._found.paths:
             if self.text_field is None:
                 yield from articles(read_lines(path))
+            elif form(path) == "parquet":
+                yield from parquet_rows(path, self.text_field)
             elif form(path).startswith("jsonl"):
                 yield from json_rows(path, self.text_field)
             else:
@@ -71,9 +73,9 @@ class TextFiles:
 def find_files(reference: str, key: str) -> FoundFiles:
     """The files that ``reference`` stands for; ``key`` is the config key to blame.
 
-    A directory stands for every .txt, .md, .jsonl and .gz file below it, in the order of their
-    paths; hidden files and directories are left out. Links to directories are not followed. A
-    glob stands for every file that it matches, whatever its name, if it begins as text does.
+    A directory stands for every .txt, .md, .jsonl, .parquet and .gz file below it, in the order of
+    their paths; hidden files and directories are left out. Links to directories are not followed.
+    A glob stands for every file that it matches, whatever its name, if it begins as text does.
 
     Raises:
         DataError: nothing there, nothing in it, or not a readable text file by its kind.
@@ -87,7 +89,7 @@ def find_files(reference: str, key: str) -> FoundFiles:
         return FoundFiles([_checked(path, key)])
     else:
         matches = map(Path, glob.glob(str(path), recursive=True))
-        files, others = _sorted_out((m for m in matches if not os.path.isdir(m)), begins_as_text)
+        files, others = _sorted_out((m for m in matches if not os.path.isdir(m)), _is_readable)
         pattern = any(character in reference for character in "*?[")
         what = f"no file matches {reference}" if pattern else f"{path} does not exist"
         remedy = "correct the path" if key.startswith("--") else f"correct it, or --set {key}=PATH"
@@ -125,6 +127,10 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 def _has_text_name(path: Path) -> bool:
     return path.name.lower().endswith(_SUFFIXES)
+
+
+def _is_readable(path: Path) -> bool:
+    return form(path) == "parquet" or begins_as_text(path)
 
 
 def _is_archive(path: Path) -> bool:

@@ -44,7 +44,7 @@ _FORMATS = (
     (b"\x28\xb5\x2f\xfd", b"", "compressed with zstd"),
     (b"7z\xbc\xaf", b"", "a 7z archive"),
     (b"\x7fELF", b"", "a program"),
-    (b"PAR1", b"", "a Parquet file"),
+    (b"PAR1", b"", "a Parquet file (a name ending in .parquet says so)"),
 )
 # These may be valid UTF-8 from beginning to end; for the others a bad byte must be found first.
 _NEVER_TEXT = (b"%PDF-", rb"{\rtf", _ZIP)
@@ -122,8 +122,10 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def form(path: Path) -> str:
-    """How a file is read: ``text`` or ``jsonl``, with ``.gz`` where it is compressed."""
+    """How a file is read: ``parquet``, or ``text`` or ``jsonl``, ``.gz`` where compressed."""
     name = path.name.lower()
+    if name.endswith(".parquet"):
+        return "parquet"
     packed = ".gz" if name.endswith(".gz") else ""
     return ("jsonl" if name.removesuffix(".gz").endswith(".jsonl") else "text") + packed
 

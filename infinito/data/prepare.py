@@ -83,7 +83,7 @@ def prepare(
 
 
 def tokenize_text(path: str, tokenizer: Tokenizer, text_field: str = "text") -> TokenStore:
-    """Tokens of a text of the user's: a file, directory, glob, .gz or .jsonl.
+    """Tokens of a text of the user's: a file, directory, glob, .gz, .jsonl or .parquet.
 
     Raises:
         DataError: it is missing, unreadable, blank or a single token.

@@ -34,7 +34,7 @@ def rehearse(trainer: Trainer) -> None:
     done, total = trainer.progress.step, trainer.total_steps
     evaluations, saves = _events(trainer)
     with memory_explained(trainer):
-        step = _seconds_of_a_step(trainer)
+        step = seconds_of_a_step(trainer)
         evaluation = _seconds_of_an_evaluation(trainer)
         save = _PASSES_OF_A_SAVE * _seconds(lambda: write_nowhere(trainer.state()))
     seconds = (total - done) * step + len(evaluations) * evaluation + len(saves) * save
@@ -63,7 +63,7 @@ def _events(trainer: Trainer) -> tuple[set[int], set[int]]:
     return evaluations, due(training.save_every) | evaluations | {total}
 
 
-def _seconds_of_a_step(trainer: Trainer) -> float:
+def seconds_of_a_step(trainer: Trainer) -> float:
     """Whole steps, the optimizer's part included, as the run takes them."""
     started, first = time.monotonic(), trainer.progress.step
     while not trainer.finished:

@@ -65,7 +65,7 @@ def outcome_of(
             ["config", "show", "--config", "none.yaml"],
             "cannot read the config none.yaml: No such file",
         ),
-        ([], "Usage: infinito"),
+        ([], "infinito train --data YOUR.txt"),
         (["config"], "Usage: infinito config"),
     ],
 )

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from infinito.data import documents
 from infinito.data.cache import Cache
@@ -235,7 +237,7 @@ def test_find_files_errors(tmp_path: Path) -> None:
     for reference, reason in (
         ("missing.txt", "does not exist"),
         ("*.none", "no file matches"),
-        ("empty", "no .txt, .md, .jsonl, .gz file"),
+        ("empty", "no .txt, .md, .jsonl, .parquet, .gz file"),
         ("a.zip", "is an archive"),
     ):
         with pytest.raises(DataError, match=f"data.train_file: .*{reason}"):
@@ -270,6 +272,25 @@ def test_json_row_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path = written(tmp_path / "a.jsonl", b'{"text": "' + b"a " * 2000 + b'"}\n')
     with pytest.raises(DataError, match="line 1: longer than 500"):
         list(json_rows(path, "text"))
+
+
+def test_parquet_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    columns = {"id": [1, 2, 3, 4], "prose": ["one\r\ntwo", None, "", "drei\u00df"]}
+    parquet.write_table(pyarrow.table(columns), path)
+    assert list(TextFiles(str(path), "k", "prose")) == ["one\ntwo", "drei\u00df"]
+    for field in ("text", "id"):
+        with pytest.raises(DataError, match=f"no column '{field}' of text; it has: id, prose"):
+            list(TextFiles(str(path), "k", field))
+    # A folder and a glob find it, and other names than the file's own make another text.
+    for reference in (tmp_path, tmp_path / "*"):
+        assert find_files(str(reference), "k").paths == [path]
+    cache = Cache(tmp_path / "cache")
+    identities = {TextFiles(str(path), "k", field).identity(cache) for field in ("id", "prose")}
+    assert len(identities) == 2
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"cannot read .*a\.parquet"):
+        list(TextFiles(str(path), "k", "prose"))
 
 
 def test_each_file_and_row_is_a_document(tmp_path: Path) -> None:
