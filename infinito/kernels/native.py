@@ -65,6 +65,11 @@ def describe_library() -> str:
     return f"{ISAS[_isa]}, {'OpenMP of torch' if gomp_address() else 'POSIX threads'}"
 
 
+def has_wide_vectors() -> bool:
+    """Whether the instruction set in use is more than the portable one."""
+    return _isa > 0
+
+
 @contextmanager
 def forced_isa(name: str) -> Iterator[None]:
     """Use one instruction set within the block (tests). Not for use by several threads."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import Structure, addressof, c_float, c_int32, c_int64, c_void_p
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from infinito.attention import KINDS, default_scale
 from infinito.config.model_config import ModelConfig
-from infinito.kernels.native import REMEDY, Native, fields
+from infinito.kernels.native import REMEDY, Native, fields, has_wide_vectors
 from infinito.kernels.table import Operation, Variant, no_objection
 from infinito.model.attention import SelfAttention
 from infinito.model.block import Block
@@ -26,10 +27,14 @@ from infinito.model.legacy import DoubleBlock
 from infinito.model.packed import PackedWeights, StoredMatrix
 from infinito.model.transformer import Transformer
 
-_VERSION = 5
+_VERSION = 6
 _STORED: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.int8)
 _ACTIVATIONS = ("relu2", "gelu", "swiglu")
 _MOST_BRANCHES = 2
+#: Tokens of all sequences that are read at once: enough for a weight read once to serve many.
+_ROWS = 64
+#: Beyond so many the torch route is faster than portable code.
+_MOST_PORTABLE = 32
 
 
 class _Matrix(Structure):
@@ -72,7 +77,7 @@ class _Decode(Structure):
         *fields(_Matrix, "embedding head"),
         *fields(_Norm, "embedding_norm final_norm"),
         *fields(c_void_p, "positions cosines sines slopes keys values tokens logits"),
-        *fields(c_int64, "n_layers branches batch width heads key_heads head_width"),
+        *fields(c_int64, "n_layers branches batch chunk width heads key_heads head_width"),
         *fields(c_int64, "vocabulary lambdas capacity length"),
         ("scale", c_float),
         *fields(c_int32, "kind activation threads"),
@@ -227,7 +232,7 @@ class PlainStep:
 
 
 class DecodeStep(PlainStep):
-    """Reads a single token of each sequence by compiled code, and a prompt as its twin does.
+    """Reads tokens of each sequence by compiled code: one, or a prompt in chunks.
 
     The addresses of weights and cache are taken once, so neither may be replaced while the step
     is in use; that a weight's numbers change is no harm.
@@ -241,7 +246,7 @@ class DecodeStep(PlainStep):
         reader = _Reader()
         self._kept = reader.kept
         batch = cache.keys.shape[1]
-        self._tokens = (c_int64 * batch)()
+        self._tokens = (c_int64 * max(batch, _ROWS))()
         self._shape = (batch, model.vocab_size)
         self._limit = cache.capacity
         if model.positions is not None:
@@ -263,20 +268,23 @@ class DecodeStep(PlainStep):
             IndexError: a token is not in the vocabulary.
             ResourceError: no memory.
         """
-        if len(tokens[0]) > 1:
-            return super().__call__(tokens)
-        arguments, cache = self._arguments, self._cache
+        arguments, cache, count = self._arguments, self._cache, len(tokens[0])
         assert cache is not None
-        assert cache.length < self._limit, f"no room behind {cache.length} tokens"
-        self._tokens[:] = [token for (token,) in tokens]
-        if min(self._tokens) < 0 or max(self._tokens) >= arguments.vocabulary:
+        if count > _MOST_PORTABLE and not has_wide_vectors():
+            return super().__call__(tokens)
+        assert cache.length + count <= self._limit, f"no room behind {cache.length} tokens"
+        if min(map(min, tokens)) < 0 or max(map(max, tokens)) >= arguments.vocabulary:
             raise IndexError(f"a token of {tokens} is not in the vocabulary")
         logits = torch.empty(self._shape)
-        arguments.logits = logits.data_ptr()
-        arguments.length = cache.length
         arguments.threads = torch.get_num_threads()
-        _kernel(arguments)
-        cache.length += 1
+        longest = max(_ROWS // len(tokens), 1)
+        for start in range(0, count, longest):
+            chunk = [row[start : start + longest] for row in tokens]
+            arguments.chunk, arguments.length = len(chunk[0]), cache.length
+            arguments.logits = logits.data_ptr() if start + longest >= count else None
+            self._tokens[: len(chunk) * len(chunk[0])] = [*chain.from_iterable(chunk)]
+            _kernel(arguments)
+            cache.length += len(chunk[0])
         return logits
 
 

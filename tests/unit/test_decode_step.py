@@ -51,6 +51,37 @@ def test_equals_the_model_up_to_the_last_position(name: str, batch: int, isa: st
     torch.testing.assert_close(ours.values, plain.values, atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("isa", native.available_isas())
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_prompt_in_chunks_equals_the_model(
+    name: str, batch: int, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "_ROWS", 11 * batch)  # 11 = 4 + 4 + 3: whole query tiles and not
+    monkeypatch.setattr(decode, "_MOST_PORTABLE", POSITIONS)
+    model = build(**SHAPES[name])
+    tokens = torch.randint(0, 300, (batch, POSITIONS))
+    plain, ours = prompted(model, tokens), prompted(model, tokens)
+    expected = model.logits(model.hidden(tokens[:, PROMPT:], plain)[:, -1])
+    step = decode.DecodeStep(model, ours)
+    with native.forced_isa(isa):
+        found = step(tokens[:, PROMPT:].tolist())
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(ours.keys, plain.keys, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(ours.values, plain.values, atol=1e-4, rtol=1e-5)
+    assert ours.length == POSITIONS
+
+
+def test_a_prompt_that_does_not_fit_is_refused_before_it_is_read() -> None:
+    model = build(d_model=32)
+    step = decode.DecodeStep(model, model.new_cache(1, 4))
+    with pytest.raises(AssertionError, match="no room"):
+        step([[0] * 5])
+    with pytest.raises(IndexError, match="vocabulary"):
+        step([[0, 1, 300]])
+    step([[0] * 4])
+
+
 def test_lambda_is_read_at_every_step() -> None:
     model = build(**SHAPES["l1"])
     tokens = torch.randint(0, 300, (1, POSITIONS))

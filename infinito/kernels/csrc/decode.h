@@ -1,14 +1,15 @@
-/* The structures that Python fills for a decode step. Legend of shapes: B batch, L layers, N
- * feed-forward branches a layer, C model width, H query heads, K key/value heads (H is a multiple
- * of K), D head width, F hidden width of a network, E experts, V vocabulary. Numbers are float32, but for the
- * matrices: those may be stored in less, and are multiplied by in float32 all the same.
+/* The structures that Python fills for a decode step. Legend of shapes: B batch, T tokens that are
+ * read of each sequence, R = B T rows, L layers, N feed-forward branches a layer, C model width, H
+ * query heads, K key/value heads (H is a multiple of K), D head width, F hidden width of a network,
+ * E experts, V vocabulary. Numbers are float32, but for the matrices: those may be stored in less,
+ * and are multiplied by in float32 all the same.
  * Python mirrors this layout in decode.py; DECODE_VERSION guards against a stale library. */
 #ifndef INFINITO_DECODE_H
 #define INFINITO_DECODE_H
 
 #include <stdint.h>
 
-#define DECODE_VERSION 5
+#define DECODE_VERSION 6
 #define MOST_BRANCHES 2
 
 enum { ACTIVATION_RELU2 = 0, ACTIVATION_GELU = 1, ACTIVATION_SWIGLU = 2 };
@@ -62,11 +63,12 @@ typedef struct {
                                                 half of a row the sines are negated */
     const float *slopes;                     /* (H,) of ALiBi, or null */
     float *keys, *values;                    /* (L, B, K, capacity, D) */
-    const int64_t *tokens;                   /* (B,), below V */
-    float *logits;                           /* (B, V), written */
-    int64_t n_layers, branches, batch, width, heads, key_heads, head_width, vocabulary;
+    const int64_t *tokens;                   /* (B, T), below V */
+    float *logits;                           /* (B, V) after the last token, written; or null */
+    int64_t n_layers, branches, batch, chunk; /* chunk: T */
+    int64_t width, heads, key_heads, head_width, vocabulary;
     int64_t lambdas;                         /* a layer: 1, or one a head */
-    int64_t capacity, length;                /* length: positions in the cache, < capacity */
+    int64_t capacity, length;                /* positions in the cache: room for T more */
     float scale;                             /* of the scores, beside lambda */
     int32_t kind, activation, threads;
 } Decode;

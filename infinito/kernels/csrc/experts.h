@@ -21,14 +21,14 @@ static void choose_experts(float *logits, int64_t n, int64_t k, int32_t *chosen,
     for (int64_t j = 0; j < k; j++) gates[j] /= total;
 }
 
-/* The choices of all rows, and their places. `logits` has room for (B, E). */
+/* The choices of all rows, and their places. `logits` has room for (R, E). */
 static void route_task(const Step *s, const Branch *branch, float *logits) {
     const Decode *a = s->a;
     const Routing *r = &s->routing;
-    int64_t n = branch->n_experts, k = branch->top_k, places = a->batch * k, group = 0;
-    product(branch->router, 0, n, a->width, s->normed, s->width_stride, a->batch,
+    int64_t n = branch->n_experts, k = branch->top_k, places = s->rows * k, group = 0;
+    product(branch->router, 0, n, a->width, s->normed, s->width_stride, s->rows,
             (Target){logits, n, 0});
-    for (int64_t b = 0; b < a->batch; b++)
+    for (int64_t b = 0; b < s->rows; b++)
         choose_experts(logits + b * n, n, k, r->chosen + b * k, r->gates + b * k);
     int32_t next = 0;
     for (int64_t expert = 0; expert < n; expert++) {
@@ -66,7 +66,7 @@ static void experts_down_task(const Step *s, const Branch *branch, int64_t task,
                 r->start[group + 1] - r->start[group],
                 (Target){results + r->start[group] * s->width_block, s->width_block, 0});
     }
-    for (int64_t b = 0; b < a->batch; b++)
+    for (int64_t b = 0; b < s->rows; b++)
         for (int64_t i = 0; i < rows; i++) {
             float sum = 0;
             for (int64_t p = b * branch->top_k; p < (b + 1) * branch->top_k; p++)

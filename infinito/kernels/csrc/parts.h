@@ -54,9 +54,11 @@ static void rotate_head(float *head, const float *cosines, const float *sines, i
     }
 }
 
-/* What score_keys made (n,) to unnormalised softmax weights in place, zeros behind them; returns
- * their sum. `slope` is a penalty a position of distance from the last score. */
-static float exponentials(int kind, float *scores, int64_t n, float scale, float slope) {
+/* What score_keys made (n,) to unnormalised softmax weights in place, zeros behind them, up to
+ * `room` at least; returns their sum. `slope` is a penalty a position of distance from the last
+ * score. */
+static float exponentials(int kind, float *scores, int64_t n, int64_t room, float scale,
+                          float slope) {
     float largest = -INFINITY;
     if (kind == KIND_L2)
         for (int64_t i = 0; i < n; i++) scores[i] = sqrtf(scores[i] + L2_EPSILON);
@@ -65,7 +67,7 @@ static float exponentials(int kind, float *scores, int64_t n, float scale, float
         scores[i] = (scores[i] * scale - slope * (float)(n - 1 - i)) * LOG2_E;
         largest = scores[i] > largest ? scores[i] : largest;
     }
-    int64_t end = round_up(n, LANES);
+    int64_t end = round_up(room, LANES);
     for (int64_t i = n; i < end; i++) scores[i] = -INFINITY;
     vf total = vector_splat(0.0f);
     for (int64_t i = 0; i < end; i += LANES) {
@@ -76,32 +78,51 @@ static float exponentials(int kind, float *scores, int64_t n, float scale, float
     return sum_lanes(total);
 }
 
-/* out[d] = sum over n of weights[n] values[n, d] / total: `vectors` vectors from column d on. */
-INLINE void mix_columns(const int vectors, const float *weights, int64_t n, float total,
-                        const float *values, int64_t width, int64_t d, float *out) {
-    vf sums[4];
-    UNROLL for (int j = 0; j < vectors; j++) sums[j] = vector_splat(0.0f);
-    for (int64_t i = 0; i < n; i++)
+/* out[q, d] = sum over n of weights[q, n] values[n, d] / total[q]: `vectors` vectors of `queries`
+ * rows from column d on. */
+INLINE void mix_columns(const int vectors, const int queries, Target weights, const float *total,
+                        int64_t n, const float *values, int64_t width, int64_t d, Target out) {
+    vf sums[QUERY_TILE][4], row[4];
+    UNROLL for (int q = 0; q < queries; q++)
+        UNROLL for (int j = 0; j < vectors; j++) sums[q][j] = vector_splat(0.0f);
+    for (int64_t i = 0; i < n; i++) {
         UNROLL for (int j = 0; j < vectors; j++)
-            sums[j] += weights[i] * load_any(values + i * width + d + j * LANES);
-    UNROLL for (int j = 0; j < vectors; j++) {
-        sums[j] /= total;
-        memcpy(out + d + j * LANES, &sums[j], sizeof(vf));
+            row[j] = load_any(values + i * width + d + j * LANES);
+        UNROLL for (int q = 0; q < queries; q++)
+            UNROLL for (int j = 0; j < vectors; j++)
+                sums[q][j] += weights.data[q * weights.stride + i] * row[j];
     }
+    UNROLL for (int q = 0; q < queries; q++)
+        UNROLL for (int j = 0; j < vectors; j++) {
+            sums[q][j] /= total[q];
+            memcpy(out.data + q * out.stride + d + j * LANES, &sums[q][j], sizeof(vf));
+        }
 }
 
-static void mix(const float *weights, int64_t n, float total, const float *values, int64_t width,
-                float *out) {
+INLINE void mix_queries(const int queries, Target weights, const float *total, int64_t n,
+                        const float *values, int64_t width, Target out) {
     int64_t d = 0;
     for (; d + 4 * LANES <= width; d += 4 * LANES)
-        mix_columns(4, weights, n, total, values, width, d, out);
+        mix_columns(4, queries, weights, total, n, values, width, d, out);
     for (; d + LANES <= width; d += LANES)
-        mix_columns(1, weights, n, total, values, width, d, out);
-    for (; d < width; d++) {
-        float sum = 0;
-        for (int64_t i = 0; i < n; i++) sum += weights[i] * values[i * width + d];
-        out[d] = sum / total;
+        mix_columns(1, queries, weights, total, n, values, width, d, out);
+    for (; d < width; d++)
+        for (int q = 0; q < queries; q++) {
+            float sum = 0;
+            for (int64_t i = 0; i < n; i++)
+                sum += weights.data[q * weights.stride + i] * values[i * width + d];
+            out.data[q * out.stride + d] = sum / total[q];
+        }
+}
+
+static void mix(Target weights, const float *total, int64_t queries, int64_t n,
+                const float *values, int64_t width, Target out) {
+    if (queries == QUERY_TILE) {
+        mix_queries(QUERY_TILE, weights, total, n, values, width, out);
+        return;
     }
+    for (int64_t q = 0; q < queries; q++, weights.data += weights.stride, out.data += out.stride)
+        mix_queries(1, weights, total + q, n, values, width, out);
 }
 
 /* 1 / (1 + e^-x). Selecting keeps a NaN, which a maximum would lose. */

@@ -4,6 +4,7 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #define ROW_TILE 4
 #define COLUMN_TILE (LANES == 16 ? 4 : 2)
+#define QUERY_TILE COLUMN_TILE
 #define ALIGNMENT 16                  /* floats: the widest vector */
 
 typedef float unaligned_vf __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -191,25 +192,34 @@ static void read_row(Matrix matrix, int64_t r, int64_t width, float *out) {
     }
 }
 
-/* scores[i] of keys[i] (n, width) against a query: the product with it (of the unit vector of the
- * key for the cosine), or the sum that makes the distance. */
-INLINE void score_keys(const int kind, const float *keys, int64_t n, int64_t width,
-                       const float *query, float *scores) {
+/* Scores of keys (n, width) against queries, the columns: the product with them (of the unit
+ * vector of the key for the cosine), or the sum that makes the distance. */
+INLINE void score_keys(const int kind, const int columns, const float *keys, int64_t n,
+                       int64_t width, const float *query, int64_t stride, Target scores) {
     int64_t i = 0;
-    for (; i + ROW_TILE <= n; i += ROW_TILE)
-        tile(kind, STORED_FLOAT32, ROW_TILE, 1, (Matrix){.data = keys + i * width}, width, query,
-             0, (Target){scores + i, 0, 0});
-    for (; i < n; i++)
-        tile(kind, STORED_FLOAT32, 1, 1, (Matrix){.data = keys + i * width}, width, query, 0,
-             (Target){scores + i, 0, 0});
+    for (; i + ROW_TILE <= n; i += ROW_TILE, scores.data += ROW_TILE)
+        tile(kind, STORED_FLOAT32, ROW_TILE, columns, (Matrix){.data = keys + i * width}, width,
+             query, stride, scores);
+    for (; i < n; i++, scores.data++)
+        tile(kind, STORED_FLOAT32, 1, columns, (Matrix){.data = keys + i * width}, width, query,
+             stride, scores);
 }
 
+/* Of up to QUERY_TILE queries. */
 static void score_any(int kind, const float *keys, int64_t n, int64_t width, const float *query,
-                      float *scores) {
-    switch (kind) {
-    case KIND_DOT: score_keys(KIND_DOT, keys, n, width, query, scores); break;
-    case KIND_L1: score_keys(KIND_L1, keys, n, width, query, scores); break;
-    case KIND_COSINE: score_keys(KIND_COSINE, keys, n, width, query, scores); break;
-    default: score_keys(KIND_L2SQ, keys, n, width, query, scores);
+                      int64_t stride, int64_t queries, Target scores) {
+    int many = queries == QUERY_TILE;
+    for (int64_t q = 0; q < (many ? 1 : queries); q++) {
+        switch (kind * 2 + many) {
+#define CASE(KIND) \
+        case KIND * 2: \
+            score_keys(KIND, 1, keys, n, width, query, stride, scores); break; \
+        case KIND * 2 + 1: \
+            score_keys(KIND, QUERY_TILE, keys, n, width, query, stride, scores); break;
+        CASE(KIND_DOT) CASE(KIND_L1) CASE(KIND_COSINE) CASE(KIND_L2) CASE(KIND_L2SQ)
+#undef CASE
+        }
+        query += stride;
+        scores.data += scores.stride;
     }
 }

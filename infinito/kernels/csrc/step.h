@@ -1,5 +1,6 @@
-/* One decode step as numbered tasks, in the order of the model. Included once per instruction
- * set, after its vector header, with DECODE naming the function to define.
+/* One decode step, of one token or a chunk of them, as numbered tasks in the order of the model.
+ * Included once per instruction set, after its vector header, with DECODE naming the function to
+ * define.
  *
  * A phase is a set of tasks that need only what earlier phases have written. Tasks are taken in
  * order; one whose phase may not begin yet waits for tasks that other threads are already at
@@ -37,8 +38,8 @@ typedef struct {
 /* What experts.h works with, of one branch at a time. */
 typedef struct {
     float *gathered, *hidden;         /* (places, width_stride), (places, hidden_stride) */
-    float *gates;                     /* (B, top_k) */
-    int32_t *chosen, *place;          /* (B, top_k) */
+    float *gates;                     /* (R, top_k) */
+    int32_t *chosen, *place;          /* (R, top_k) */
     int32_t *expert, *start;          /* (groups,), (groups + 1,): whose, and its first place */
     int64_t groups;                   /* at most; those behind the last are empty */
 } Routing;
@@ -46,10 +47,11 @@ typedef struct {
 typedef struct {
     const Decode *a;
     Progress *progress;
-    int64_t width_stride, mixed_stride, head_stride, hidden_stride;
-    float *x, *normed;                /* (B, width_stride): the residual stream, and its norm */
-    float *queries;                   /* (B, H, head_stride) */
-    float *mixed, *hidden;            /* (B, mixed_stride), (N, B, hidden_stride) */
+    int64_t rows;                     /* R: row b T + t is token t of sequence b */
+    int64_t width_stride, mixed_stride, head_stride, hidden_stride, score_stride;
+    float *x, *normed;                /* (R, width_stride): the residual stream, and its norm */
+    float *queries;                   /* (R, H, head_stride) */
+    float *mixed, *hidden;            /* (R, mixed_stride), (N, R, hidden_stride) */
     Routing routing;
     int64_t width_block, logits_block;                   /* rows of a task */
     int64_t layer_tasks, total_tasks;
@@ -66,71 +68,84 @@ static int64_t block_rows(int64_t rows, int64_t threads) {
 
 static int64_t blocks(int64_t rows, int64_t block) { return (rows + block - 1) / block; }
 
-/* x to normed, for all of the batch. */
+/* x to normed. */
 static void normalise_stream(const Step *s, const Norm *norm) {
-    for (int64_t b = 0; b < s->a->batch; b++)
-        normalise(norm, s->x + b * s->width_stride, s->a->width, s->normed + b * s->width_stride);
+    for (int64_t r = 0; r < s->rows; r++)
+        normalise(norm, s->x + r * s->width_stride, s->a->width, s->normed + r * s->width_stride);
 }
 
 static void embed(const Step *s) {
     const Decode *a = s->a;
-    for (int64_t b = 0; b < a->batch; b++) {
-        float *x = s->x + b * s->width_stride;
-        read_row(a->embedding, a->tokens[b], a->width, x);
+    for (int64_t r = 0; r < s->rows; r++) {
+        float *x = s->x + r * s->width_stride;
+        int64_t position = (a->length + r % a->chunk) * a->width;
+        read_row(a->embedding, a->tokens[r], a->width, x);
         if (a->positions)
-            for (int64_t i = 0; i < a->width; i++) x[i] += a->positions[a->length * a->width + i];
+            for (int64_t i = 0; i < a->width; i++) x[i] += a->positions[position + i];
         normalise(&a->embedding_norm, x, a->width, x);
     }
     normalise_stream(s, &a->layers[0].attention_norm);
 }
 
-/* One head's rows of the query, key or value matrix, for all of the batch; keys and values go to
- * their place in the cache. */
+/* One head's rows of the query, key or value matrix; keys and values go to their place in the
+ * cache. Rows that lie there at one distance are done at once: those of a sequence, or, where each
+ * sequence has one, all. */
 static void heads_task(const Step *s, int64_t layer, int64_t task) {
     const Decode *a = s->a;
     const Layer *l = &a->layers[layer];
-    int64_t d = a->head_width, rotated = task < a->heads + a->key_heads;
-    Matrix matrix = l->query;
-    const Norm *norm = rotated ? &l->query_norm : NULL;
-    int64_t head = task;
-    Target target = {s->queries + head * s->head_stride, a->heads * s->head_stride, 0};
-    if (task >= a->heads) {
-        head = (task - a->heads) % a->key_heads;
-        matrix = rotated ? l->key : l->value;
-        norm = rotated ? &l->key_norm : NULL;
-        target.stride = a->key_heads * a->capacity * d;
-        target.data = (rotated ? a->keys : a->values) + layer * a->batch * target.stride +
-                      (head * a->capacity + a->length) * d;
-    }
-    product(matrix, head * d, d, a->width, s->normed, s->width_stride, a->batch, target);
-    for (int64_t b = 0; b < a->batch; b++) {
-        float *row = target.data + b * target.stride;
-        if (norm && norm->gain) normalise_head(norm, row, d);
-        if (rotated && a->cosines)
-            rotate_head(row, a->cosines + a->length * d, a->sines + a->length * d, d);
+    int64_t d = a->head_width, kind = task < a->heads ? 0 : 1 + (task - a->heads) / a->key_heads;
+    int64_t head = kind ? (task - a->heads) % a->key_heads : task;
+    Matrix matrix = kind == 0 ? l->query : kind == 1 ? l->key : l->value;
+    const Norm *norm = kind == 0 ? &l->query_norm : &l->key_norm;
+    int64_t together = a->chunk == 1 ? a->batch : a->chunk, sequence = a->key_heads * a->capacity * d;
+    for (int64_t first = 0; first < s->rows; first += together) {
+        Target target = {s->queries + (first * a->heads + head) * s->head_stride,
+                         a->heads * s->head_stride, 0};
+        if (kind) {
+            target.data = (kind == 1 ? a->keys : a->values) + layer * a->batch * sequence +
+                          first / a->chunk * sequence + (head * a->capacity + a->length) * d;
+            target.stride = a->chunk == 1 ? sequence : d;
+        }
+        product(matrix, head * d, d, a->width, s->normed + first * s->width_stride,
+                s->width_stride, together, target);
+        for (int64_t r = 0; r < together && kind < 2; r++) {
+            float *row = target.data + r * target.stride;
+            int64_t turn = (a->length + (first + r) % a->chunk) * d;
+            if (norm->gain) normalise_head(norm, row, d);
+            if (a->cosines) rotate_head(row, a->cosines + turn, a->sines + turn, d);
+        }
     }
 }
 
-/* One query head of one sequence. */
+/* One query head of QUERY_TILE neighbours in one sequence. `scores` is (QUERY_TILE, score_stride). */
 static void attention_task(const Step *s, int64_t layer, int64_t task, float *scores) {
     const Decode *a = s->a;
-    int64_t b = task / a->heads, h = task % a->heads, n = a->length + 1, d = a->head_width;
+    int64_t tiles = blocks(a->chunk, QUERY_TILE), d = a->head_width;
+    int64_t h = task / tiles % a->heads, b = task / tiles / a->heads;
+    int64_t t = task % tiles * QUERY_TILE, row = b * a->chunk + t;
+    int64_t count = smaller(QUERY_TILE, a->chunk - t), n = a->length + t + count;
     int64_t key_head = h / (a->heads / a->key_heads);
     int64_t offset = ((layer * a->batch + b) * a->key_heads + key_head) * a->capacity * d;
-    const float *query = s->queries + task * s->head_stride, *lambda = a->layers[layer].log_lambda;
-    float scale = a->scale;
-    if (lambda) scale *= expf(lambda[h % a->lambdas]);
-    if (a->kind == KIND_COSINE) scale *= inverse_norm(squared_norm(query, d));
-    score_any(a->kind, a->keys + offset, n, d, query, scores);
-    float total = exponentials(a->kind, scores, n, scale, a->slopes ? a->slopes[h] : 0.0f);
-    mix(scores, n, total, a->values + offset, d, s->mixed + b * s->mixed_stride + h * d);
+    const float *lambda = a->layers[layer].log_lambda;
+    const float *query = s->queries + (row * a->heads + h) * s->head_stride;
+    Target target = {scores, s->score_stride, 0};
+    float total[QUERY_TILE];
+    score_any(a->kind, a->keys + offset, n, d, query, a->heads * s->head_stride, count, target);
+    for (int64_t q = 0; q < count; q++, query += a->heads * s->head_stride) {
+        float scale = a->scale * (lambda ? expf(lambda[h % a->lambdas]) : 1.0f);
+        if (a->kind == KIND_COSINE) scale *= inverse_norm(squared_norm(query, d));
+        total[q] = exponentials(a->kind, scores + q * s->score_stride, n - count + q + 1, n, scale,
+                                a->slopes ? a->slopes[h] : 0.0f);
+    }
+    mix(target, total, count, n, a->values + offset, d,
+        (Target){s->mixed + row * s->mixed_stride + h * d, s->mixed_stride, 0});
 }
 
 /* A block of rows of a (width, .) matrix, added to the residual stream. */
 static void residual_task(const Step *s, Matrix matrix, int64_t inner, const float *input,
                           int64_t stride, int64_t task) {
     int64_t first = task * s->width_block, rows = smaller(s->width_block, s->a->width - first);
-    product(matrix, first, rows, inner, input, stride, s->a->batch,
+    product(matrix, first, rows, inner, input, stride, s->rows,
             (Target){s->x + first, s->width_stride, 1});
 }
 
@@ -162,8 +177,8 @@ static void up_task(const Step *s, const Network *network, const float *input, i
 static void logits_task(const Step *s, int64_t task) {
     const Decode *a = s->a;
     int64_t first = task * s->logits_block, rows = smaller(s->logits_block, a->vocabulary - first);
-    product(a->head, first, rows, a->width, s->normed, s->width_stride, a->batch,
-            (Target){a->logits + first, a->vocabulary, 0});
+    product(a->head, first, rows, a->width, s->normed + (a->chunk - 1) * s->width_stride,
+            a->chunk * s->width_stride, a->batch, (Target){a->logits + first, a->vocabulary, 0});
 }
 
 static void run_phase(const Step *s, int64_t layer, const Phase *phase, int64_t task,
@@ -171,7 +186,7 @@ static void run_phase(const Step *s, int64_t layer, const Phase *phase, int64_t 
     const Decode *a = s->a;
     const Layer *l = &a->layers[layer];
     const Branch *branch = &l->branches[phase->branch];
-    float *hidden = s->hidden + phase->branch * a->batch * s->hidden_stride;
+    float *hidden = s->hidden + phase->branch * s->rows * s->hidden_stride;
     switch (phase->kind) {
     case HEADS: heads_task(s, layer, task); break;
     case ATTENTION: attention_task(s, layer, task, scratch); break;
@@ -181,7 +196,7 @@ static void run_phase(const Step *s, int64_t layer, const Phase *phase, int64_t 
     case ROUTE: route_task(s, branch, scratch); break;
     case EXPERTS_UP: experts_up_task(s, branch, task, scratch); break;
     case EXPERTS_DOWN: experts_down_task(s, branch, task, scratch); break;
-    case UP: up_task(s, &branch->network, s->normed, a->batch, hidden, task, scratch); break;
+    case UP: up_task(s, &branch->network, s->normed, s->rows, hidden, task, scratch); break;
     case DOWN:
         residual_task(s, branch->network.down, branch->network.hidden, hidden, s->hidden_stride,
                       task);
@@ -232,7 +247,7 @@ static void add_phase(Step *s, int kind, int branch, int64_t tasks) {
 static void add_phases(Step *s, const Decode *a) {
     int64_t width_blocks = blocks(a->width, s->width_block);
     add_phase(s, HEADS, 0, a->heads + 2 * a->key_heads);
-    add_phase(s, ATTENTION, 0, a->batch * a->heads);
+    add_phase(s, ATTENTION, 0, a->batch * a->heads * blocks(a->chunk, QUERY_TILE));
     add_phase(s, OUTPUT, 0, width_blocks);
     s->phase[s->phases - 1].next = 0;
     for (int n = 0; n < a->branches; n++) {
@@ -255,14 +270,17 @@ static void add_phases(Step *s, const Decode *a) {
 
 /* The sizes; returns the most floats that a task needs for itself. */
 static int64_t plan(Step *s, const Decode *a, int64_t *places) {
-    int64_t hidden = 0, scratch = round_up(a->length + 1, ALIGNMENT);
+    int64_t hidden = 0;
+    s->rows = a->batch * a->chunk;
+    s->score_stride = round_up(a->length + a->chunk, ALIGNMENT);
+    int64_t scratch = smaller(a->chunk, QUERY_TILE) * s->score_stride;
     for (int n = 0; n < a->branches; n++) {
         const Branch *branch = &a->layers[0].branches[n];
         int64_t expert = branch->top_k ? branch->experts[0].hidden : 0, k = branch->top_k;
         hidden = larger(hidden, larger(expert, branch->network.hidden));
-        *places = larger(*places, a->batch * k);
-        s->routing.groups = larger(s->routing.groups, smaller(branch->n_experts, a->batch * k));
-        scratch = larger(scratch, a->batch * branch->n_experts);
+        *places = larger(*places, s->rows * k);
+        s->routing.groups = larger(s->routing.groups, smaller(branch->n_experts, s->rows * k));
+        scratch = larger(scratch, s->rows * branch->n_experts);
     }
     s->width_stride = round_up(a->width, ALIGNMENT);
     s->mixed_stride = round_up(a->heads * a->head_width, ALIGNMENT);
@@ -271,8 +289,9 @@ static int64_t plan(Step *s, const Decode *a, int64_t *places) {
     s->width_block = block_rows(a->width, a->threads);
     s->logits_block = block_rows(a->vocabulary, a->threads);
     add_phases(s, a);
-    s->total_tasks = a->n_layers * s->layer_tasks + blocks(a->vocabulary, s->logits_block);
-    return larger(scratch, larger(a->batch, *places) * MOST_ROWS);
+    s->total_tasks = a->n_layers * s->layer_tasks;
+    if (a->logits) s->total_tasks += blocks(a->vocabulary, s->logits_block);
+    return larger(scratch, larger(s->rows, *places) * MOST_ROWS);
 }
 
 /* `count` numbers of four bytes, aligned, from memory that begins at *next. */
@@ -285,11 +304,11 @@ static void *take(float **next, int64_t count) {
 /* Where everything lies behind `memory`; returns the end. */
 static float *lay_out(Step *s, const Decode *a, int64_t places, float *memory) {
     Routing *r = &s->routing;
-    s->x = take(&memory, a->batch * s->width_stride);
-    s->normed = take(&memory, a->batch * s->width_stride);
-    s->queries = take(&memory, a->batch * a->heads * s->head_stride);
-    s->mixed = take(&memory, a->batch * s->mixed_stride);
-    s->hidden = take(&memory, a->branches * a->batch * s->hidden_stride);
+    s->x = take(&memory, s->rows * s->width_stride);
+    s->normed = take(&memory, s->rows * s->width_stride);
+    s->queries = take(&memory, s->rows * a->heads * s->head_stride);
+    s->mixed = take(&memory, s->rows * s->mixed_stride);
+    s->hidden = take(&memory, a->branches * s->rows * s->hidden_stride);
     r->gathered = take(&memory, places * s->width_stride);
     r->hidden = take(&memory, places * s->hidden_stride);
     r->gates = take(&memory, places);
