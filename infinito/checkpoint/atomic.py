@@ -163,3 +163,26 @@ def link_or_copy(source: Path, target: Path) -> None:
         except OSError:
             with source.open("rb") as reader, _new_file(temporary) as writer:
                 shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory that becomes ``path`` at the end of the block; a failure leaves nothing.
+
+    Raises ResourceError as :func:`require_new`, and for what the system refuses.
+    """
+    require_new(path, "name another directory, or move it away")
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in temporary.iterdir():
+                with file.open("rb+") as stream:
+                    os.fsync(stream.fileno())
+            temporary.rename(path)
+            fsync_directory(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error

@@ -3,43 +3,77 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from infinito.cli.options import CheckpointOption, Json, Reference
 
+if TYPE_CHECKING:
+    from infinito.load import OpenedCheckpoint
+
 
 def export(
     to: Annotated[
-        Literal["int8"],
-        typer.Option("--to", help="int8: a checkpoint with weights of eight bits."),
+        Literal["hf", "int8"],
+        typer.Option(
+            "--to",
+            help="hf: a folder for transformers; int8: a checkpoint with weights of eight bits.",
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", metavar="PATH", help="The new file.")],
+    output: Annotated[
+        Path, typer.Option("--output", metavar="PATH", help="The new file, or folder.")
+    ],
     reference: Reference = None,
     checkpoint: CheckpointOption = None,
     json: Json = False,
 ) -> None:
     """Write a trained model in another form.
 
-    An int8 checkpoint is a quarter of the size of its weights in float32; evaluate and generate
-    read it like any other, and training does not.
+    transformers loads an hf folder by itself where the model is a stock architecture (config
+    validate says so), and after `import infinito.hf` where it is not. An int8 checkpoint is a
+    quarter of the size of its weights in float32; evaluate and generate read it like any other,
+    and training does not.
     """
     from infinito.checkpoint.discover import resolve_checkpoint
-    from infinito.cli.output import print_json, say
+    from infinito.cli.output import print_json
     from infinito.cli.subject import one_reference
-    from infinito.export.int8_export import export_int8
     from infinito.load import open_checkpoint
 
     path = resolve_checkpoint(one_reference(reference, checkpoint), "best")
-    done = export_int8(open_checkpoint(path), output)
+    done = {"hf": _to_hf, "int8": _to_int8}[to](open_checkpoint(path), output, json)
     if json:
-        from dataclasses import asdict
+        print_json({"checkpoint": str(path), "output": str(output), "to": to, **done})
 
-        print_json({"checkpoint": str(path), "output": str(output), "to": to, **asdict(done)})
-        return
-    before, after = done.float32_bytes / 1e6, done.int8_bytes / 1e6
-    print(f"weights:       {before:.2f} MB in float32 -> {after:.2f} MB in int8")
-    print(f"file:          {output} ({output.stat().st_size / 1e6:.2f} MB)")
-    print(f"largest error: {done.largest_error:.4f} of the largest number of its matrix")
-    say(f"wrote {output}; compare: infinito evaluate {path} {output}")
+
+def _to_hf(opened: OpenedCheckpoint, output: Path, quiet: bool) -> dict[str, Any]:
+    from infinito.cli.output import say
+    from infinito.export.hugging_face import export_hugging_face
+    from infinito.export.stock import stock_architecture
+
+    reasons = export_hugging_face(opened, output)
+    architecture = "infinito" if reasons else stock_architecture(opened.config.model)
+    if not quiet:
+        print(f"folder:       {output}")
+        print(f"architecture: {architecture}")
+    if reasons:
+        say(f"no stock architecture has {'; '.join(reasons)}: load it after `import infinito.hf`")
+    else:
+        say(f'load it: AutoModelForCausalLM.from_pretrained("{output}")')
+    return {"architecture": architecture, "not_stock": reasons}
+
+
+def _to_int8(opened: OpenedCheckpoint, output: Path, quiet: bool) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from infinito.cli.output import say
+    from infinito.export.int8_export import export_int8
+
+    done = export_int8(opened, output)
+    if not quiet:
+        before, after = done.float32_bytes / 1e6, done.int8_bytes / 1e6
+        print(f"weights:       {before:.2f} MB in float32 -> {after:.2f} MB in int8")
+        print(f"file:          {output} ({output.stat().st_size / 1e6:.2f} MB)")
+        print(f"largest error: {done.largest_error:.4f} of the largest number of its matrix")
+        say(f"wrote {output}; compare: infinito evaluate {opened.path} {output}")
+    return asdict(done)

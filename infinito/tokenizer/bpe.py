@@ -65,6 +65,14 @@ class BytePairCoder:
         encoded = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
         return [item.ids for item in encoded]
 
+    def library(self) -> tokenizers.Tokenizer:
+        """A copy in the library's own form, without the end of a document."""
+        from tokenizers import decoders
+
+        copy = _library(_model(self.token_bytes[:-1], self.merges))
+        copy.decoder = decoders.ByteLevel()
+        return copy
+
     def state(self) -> dict[str, Any]:
         """The merges."""
         return {"merges": [list(pair) for pair in self.merges]}

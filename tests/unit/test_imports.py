@@ -21,7 +21,7 @@ RANKS = (
     ("attention", "config", "kernels", "runtime", "tokenizer"),
     ("model", "data", "optim", "checkpoint", "telemetry", "fusion"),
     ("load",),
-    ("train", "evaluate", "generate", "analyze", "search", "export"),
+    ("train", "evaluate", "generate", "analyze", "search", "export", "hf"),
     ("bench",),
     ("optimise",),
     ("cli",),
