@@ -103,6 +103,59 @@ def attention(
     table(headers, [[_cell(row.get(name)) for name in names] for row in result["rows"]])
 
 
+@app.command()
+def fusion(
+    config: ConfigFile = None,
+    settings: Settings = None,
+    vocab_size: VocabSize = None,
+    rounds: Rounds = 100,
+    as_json: Json = False,
+) -> None:
+    """Time the variants of each fusable operation.
+
+    Each alone against plain torch, eager and compiled; then together in whole training steps,
+    picked by tree search, and every level. Steps of 4 x 16, 4 x 32 and 16 x 256 tokens of width
+    256, and that of --config. What was fastest is kept for `training.fusion: auto` on this device.
+    """
+    from infinito.bench.fusion_plans import SHAPES, bench_fusion
+    from infinito.cli.output import print_json
+    from infinito.config.loading import load_config
+
+    own, steps = list(settings or ()), list[list[str]]()
+    for batch, length in SHAPES:
+        steps.append([f"training.batch_size={batch}", f"data.sequence_length={length}"])
+    configs = [load_config(None, [*own, *step]) for step in steps]
+    configs += [load_config(config, own)] if config else []
+    vocab_size = vocab_size or configs[-1].tokenizer.vocab_size or _VOCABULARY
+    result = bench_fusion(configs, vocab_size, rounds)
+    if as_json:
+        print_json(result)
+        return
+    for shape in result["shapes"]:
+        _show_fusion(shape)
+
+
+def _show_fusion(found: dict[str, Any]) -> None:
+    from infinito.cli.output import table
+
+    step = found["shape"]
+    print(f"\n{step['batch']} x {step['length']} tokens of width {step['width']}, {step['dtype']}, "
+          f"{found['device']}")  # fmt: skip
+    names = ("operation", "variant", "milliseconds", "low", "high", "peak_mb", "against_eager",
+             "against_compiled", "compile_seconds")  # fmt: skip
+    headers = ("operation", "by", "ms", "95 % from", "to", "peak MB", "/ eager", "/ compiled",
+               "compiled in s")  # fmt: skip
+    rows = [[_cell(row.get(name)) for name in names] for row in found["operations"]]
+    table(headers, rows)
+    for row in found["operations"]:
+        if "objection" in row:
+            print(f"{row['operation']} not by {row['variant']}: {row['objection']}")
+    rows = [[level, *map(_cell, speed.values())] for level, speed in found["levels"].items()]
+    print(f"whole steps over plain torch; the best of {len(found['plans'])} plans is moderate's:")
+    table(("level", "plan", "speed", "95 % from", "to", "compiled in s"), rows)
+    print(f"training.fusion: auto is {found['fastest']} here, kept in {found['kept_in']}")
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"

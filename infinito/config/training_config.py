@@ -45,11 +45,12 @@ class TrainingConfig(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Arithmetic of matrix products; auto: float32 on CPU, bfloat16 on CUDA."
     )
-    fusion: Literal["none", "conservative", "moderate", "aggressive"] = Field(
+    fusion: Literal["auto", "none", "conservative", "moderate", "aggressive"] = Field(
         "none",
         description="none: plain torch; conservative: fused operations with the same draws and the "
         "same results within rounding; moderate: all fused operations; aggressive: those, and "
-        "torch.compile on top, probed, else announced eager.",
+        "torch.compile on top, probed, else announced eager; auto: the fastest that `bench fusion` "
+        "measured here, else moderate where fused operations serve the device.",
     )
     fusion_plan: str | None = Field(
         None,

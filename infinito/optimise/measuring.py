@@ -21,6 +21,7 @@ from infinito.optimise.pipeline import RefusedError, SpeedRatio
 from infinito.runtime.events import Note, progress, reading
 from infinito.runtime.memory import keep_freed_memory, memory_errors_explained
 from infinito.search.short_run import trained_figures
+from infinito.train.automatic import resolve
 from infinito.train.run import Turn
 from infinito.train.trainer import Trainer
 
@@ -85,8 +86,9 @@ class TrainingMeasurer:
         with reading(
             lambda event: heard.append(event.text) if isinstance(event, Note) else None, alone=True
         ):
-            trainer = Trainer(config, self.dataset, self.weights)
-        return trainer, tuple(heard)
+            # Resolved anew: by which code a fusion level runs depends on the other settings.
+            trainer = Trainer(resolve(config), self.dataset, self.weights)
+        return trainer, tuple(text for text in heard if text.startswith("fusion"))
 
     def _memory_mb(self, config: Config) -> float:
         return count_memory(config, self.dataset.tokenizer.vocab_size).total / 1e6

@@ -78,7 +78,7 @@ def _no_such_precision(config: Config, changes: Changes) -> str:
 
 def _fusion_levels(config: Config) -> Iterator[Changes]:
     for level in get_args(TrainingConfig.model_fields["fusion"].annotation):
-        if level != config.training.fusion:
+        if level not in (config.training.fusion, "auto"):
             yield {"training.fusion": level}
 
 

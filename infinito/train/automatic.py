@@ -18,6 +18,7 @@ from infinito.runtime.events import note
 from infinito.runtime.memory import available_bytes
 from infinito.runtime.precision import choose_precision
 from infinito.tokenizer.tokenizer import LEAST_VOCABULARY
+from infinito.train.fusion_choice import choose_level
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -56,15 +57,24 @@ def step_shape(config: Config) -> StepShape:
 
 
 def _with_fusion_plan(config: Config) -> Config:
-    """The config with a variant named for each operation of its level; told, with reasons."""
-    training = config.training
-    wanted = Plan.from_text(training.fusion_plan)
-    plan, told = make_plan(training.fusion, step_shape(config), wanted)
+    """The config with its level, and a variant for each operation of it; told, with reasons."""
+    training, shape = config.training, step_shape(config)
+    level: str = training.fusion
+    wanted, reason = Plan.from_text(training.fusion_plan), ""
+    has_plan = training.fusion_plan is not None
+    if has_plan and level in ("auto", wanted.level):
+        level = wanted.level
+    elif level != "none":
+        level, wanted, reason = choose_level(level, shape, config.device)
+    if reason:
+        note(f"fusion {level}: {reason}")
+    plan, told = make_plan(level, shape, wanted)
     if plan.variants:
         by = {v: [o for o, w in plan.variants.items() if w == v] for v in plan.variants.values()}
         parts = [f"{', '.join(names)} by {variant}" for variant, names in by.items()]
-        note("; ".join([f"fusion {training.fusion}: {parts[0]}", *parts[1:], *told]))
-    training = training.model_copy(update={"fusion_plan": str(plan) if plan.variants else None})
+        note("; ".join([f"fusion {level}: {parts[0]}", *parts[1:], *told]))
+    kept = str(plan) if plan.variants or reason or has_plan else None
+    training = training.model_copy(update={"fusion": level, "fusion_plan": kept})
     return config.model_copy(update={"training": training})
 
 

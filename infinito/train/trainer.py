@@ -89,12 +89,14 @@ class Trainer:
         if dataset is None:
             config = resolve(config)
             dataset = prepare(config)
-        assert "auto" not in (config.device, config.training.precision), "resolve it first"
+        training, length = config.training, config.data.sequence_length
+        assert "auto" not in (config.device, training.precision, training.fusion), (
+            "resolve it first"
+        )
         self.config, self.dataset = config, dataset
         self.device = torch.device(config.device)
         require_memory(config, dataset.tokenizer.vocab_size, frozen=trainable is not None)
         seed_everything(config.seed)
-        training, length = config.training, config.data.sequence_length
         self.model = build_model(config, dataset.tokenizer.vocab_size)
         if weights is not None:
             load_weights(self.model, weights)
