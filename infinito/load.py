@@ -14,6 +14,7 @@ from infinito.checkpoint.format import read_checkpoint
 from infinito.checkpoint.structure import check_shapes
 from infinito.config.loading import config_from_plain
 from infinito.config.schema import Config
+from infinito.distributed.strategy import copy_whole
 from infinito.errors import CheckpointError, DivergedError
 from infinito.model.language_model import LanguageModel
 from infinito.model.packed import pack
@@ -139,4 +140,4 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
         if not weights[name].isfinite().all():
             raise DivergedError(f"the weight {name} is not finite", "take an earlier checkpoint")
-        parameter.copy_(weights[name])
+        copy_whole(parameter, weights[name])

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from infinito.attention.dropout import shifted_seed
 from infinito.attention.kinds import KINDS, Kind, default_scale
+from infinito.distributed.rows import current_share
 from infinito.errors import ConfigError
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -57,7 +59,7 @@ def prepare_call(
     else:
         wide = torch.promote_types(query.dtype, torch.float32)
         lam = _per_head("lam", torch.as_tensor(lam, dtype=wide, device=device), heads)
-        seed = _seed(dropout_p, dropout_seed, device)
+        seed = _seed(dropout_p, dropout_seed, heads, device)
     return Call(
         query, key, value, kind, lam, causal, dropout_p, seed, scale, alibi_slopes, plain
     )  # fmt: skip
@@ -72,11 +74,12 @@ def _per_head(name: str, values: Tensor, heads: int) -> Tensor:
     return values.expand(heads).contiguous()
 
 
-def _seed(dropout_p: float, seed: int | Tensor | None, device: torch.device) -> Tensor:
+def _seed(dropout_p: float, seed: int | Tensor | None, heads: int, device: torch.device) -> Tensor:
     if isinstance(seed, Tensor):
         return seed.reshape(1).to(device, torch.int64)
     if dropout_p > 0 and seed is None:
-        return torch.randint(2**63 - 1, (1,), device=device)
+        drawn, share = torch.randint(2**63 - 1, (1,), device=device), current_share()
+        return drawn if share is None else shifted_seed(drawn, share.first * heads)
     return torch.full((1,), seed or 0, dtype=torch.int64, device=device)
 
 

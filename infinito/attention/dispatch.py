@@ -10,6 +10,7 @@ from torch import Tensor
 from infinito.attention import chunked, cpu, reference, sdpa, triton
 from infinito.attention.call import check_arguments, prepare_call
 from infinito.attention.kinds import Kind
+from infinito.distributed.rows import current_share
 from infinito.kernels.native import REMEDY
 from infinito.kernels.table import Operation, Variant, no_objection
 
@@ -129,7 +130,9 @@ def distance_attention(
     request = Request(
         kind, q.device.type, q.dtype, q.shape[3], q.shape[2], k.shape[2], causal,
         dropout=dropout_p > 0, alibi=alibi_slopes is not None,
-        plain=kind == "dot" and unscaled and dropout_seed is None,
+        # Torch's own draws cannot be those of a part of a batch; the seed's can.
+        plain=kind == "dot" and unscaled and dropout_seed is None
+        and not (dropout_p > 0 and current_share()),
     )  # fmt: skip
     name = ATTENTION.select(request, backend)
     call = prepare_call(

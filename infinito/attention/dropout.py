@@ -32,6 +32,11 @@ def drop_threshold(probability: float) -> int:
     return round(probability * _RESOLUTION)
 
 
+def shifted_seed(seed: Tensor, heads: int) -> Tensor:
+    """The seed (1,) that decides for head h as ``seed`` does for head h + ``heads``."""
+    return seed + _signed(heads * 0x9E3779B97F4A7C15 % 2**64)
+
+
 def dropout_keeps(
     seed: Tensor, batch: int, heads: int, queries: range, keys: int, probability: float
 ) -> Tensor:

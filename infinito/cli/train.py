@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from infinito.cli.options import ConfigFile, Settings, complete_run, output_directory
+from infinito.distributed.launch import is_launcher, launch, require_one
 from infinito.errors import ConfigError, Interrupted
 
 OutputDir = Annotated[Path | None, output_directory("The run's own directory.")]
@@ -25,6 +26,12 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything ran
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would happen, try some steps, write nothing.")
+]
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--nproc", metavar="N", min=1, help="Processes on this machine that share each batch."
+    ),
 ]
 AllowDataChange = Annotated[
     bool, typer.Option("--allow-data-change", help="Resume although the text has changed.")
@@ -63,6 +70,7 @@ def train(
     max_steps: MaxSteps = None,
     seed: Seed = None,
     device: Device = None,
+    nproc: Processes = 1,
     dry_run: DryRun = False,
     allow_data_change: AllowDataChange = False,
 ) -> None:
@@ -73,9 +81,14 @@ def train(
     _refuse_contradictions(config, own_text, minutes, resume)
     extra, settings = _flags(settings, output_dir, epochs, lr, batch_size, max_steps, seed, device)
     if resume is not None:
-        _resume(resume, config, settings, extra, allow_data_change, dry_run)
+        _resume(resume, config, settings, extra, allow_data_change, dry_run, nproc)
         return
     if own_text is not None:
+        require_one(
+            nproc,
+            "--data chooses settings by the speed of one process",
+            "infinito train --config RUN_DIR/config.yaml --nproc N takes those of such a run",
+        )
         _train_on(own_text, 10.0 if minutes is None else minutes, settings, extra, dry_run)
         return
     if config is None:
@@ -87,6 +100,8 @@ def train(
     from infinito.config.loading import load_config
 
     checked = load_config(config, settings, extra)
+    if is_launcher(nproc):
+        sys.exit(launch(nproc, sys.argv[1:]))
     from infinito.train.session import start
 
     start(checked, name=config.stem, dry_run=dry_run)
@@ -109,6 +124,7 @@ def resume(
     max_steps: MaxSteps = None,
     seed: Seed = None,
     device: Device = None,
+    nproc: Processes = 1,
     dry_run: DryRun = False,
     allow_data_change: AllowDataChange = False,
 ) -> None:
@@ -117,7 +133,7 @@ def resume(
     Settings that differ from the checkpoint's are shown first, old and new, with their effect.
     """
     extra, settings = _flags(settings, output_dir, epochs, lr, batch_size, max_steps, seed, device)
-    _resume(checkpoint, None, settings, extra, allow_data_change, dry_run)
+    _resume(checkpoint, None, settings, extra, allow_data_change, dry_run, nproc)
 
 
 def _refuse_contradictions(
@@ -185,7 +201,10 @@ def _resume(
     extra: dict[str, object],
     allow_data_change: bool,
     dry_run: bool,
+    nproc: int,
 ) -> None:
+    if is_launcher(nproc):
+        sys.exit(launch(nproc, sys.argv[1:]))
     from infinito.runtime.paths import command
     from infinito.train.resumption import Resumption, resume
 

@@ -93,6 +93,16 @@ class TokenizerConfig(Section):
         return self
 
 
+class DistributedConfig(Section):
+    """Several processes that train one model (--nproc, torchrun). One alone is not concerned."""
+
+    strategy: Literal["none", "ddp", "fsdp2"] = Field(
+        "ddp",
+        description="ddp: each process holds all weights; fsdp2: each holds a part; none: several "
+        "processes are refused.",
+    )
+
+
 class Config(Section):
     """A whole run."""
 
@@ -115,6 +125,9 @@ class Config(Section):
     training: TrainingConfig = Field(
         default_factory=TrainingConfig, description="The optimisation."
     )
+    distributed: DistributedConfig = Field(
+        default_factory=DistributedConfig, description="Several processes."
+    )
 
     @model_validator(mode="after")
     def _positions_suffice(self) -> Config:
@@ -123,4 +136,13 @@ class Config(Section):
             raise ValueError(
                 f"model.learned_positions {rows} is less than data.sequence_length {length}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_suffice(self) -> Config:
+        if self.distributed.strategy == "fsdp2":
+            if self.training.ema_decay:
+                raise ValueError("training.ema_decay needs distributed.strategy ddp: whole weights")
+            if self.training.precision == "float16":
+                raise ValueError("training.precision float16 needs distributed.strategy ddp")
         return self

@@ -16,7 +16,9 @@ class TrainingConfig(Section):
     max_steps: int | None = Field(
         None, ge=1, description="Number of optimizer steps; wins over epochs."
     )
-    batch_size: int = Field(16, ge=1, le=65536, description="Sequences of one forward pass.")
+    batch_size: int = Field(
+        16, ge=1, le=65536, description="Sequences of one forward pass, all processes together."
+    )
     gradient_accumulation_steps: int = Field(
         1, ge=1, le=65536, description="Forward passes a step; a step takes their product."
     )

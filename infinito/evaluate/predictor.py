@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from infinito.distributed.ranks import share_of, summed, world_size
 from infinito.evaluate.mode import evaluation_mode
 from infinito.model.language_model import LanguageModel
 from infinito.tokenizer.tokenizer import Tokenizer
@@ -64,3 +66,16 @@ class ModelPredictor:
 
     def learn(self, inputs: Tensor, targets: Tensor) -> None:
         """Nothing: a static model."""
+
+
+class SharedPredictor(ModelPredictor):
+    """A model of which each process reads its part of the windows; all must ask together."""
+
+    def nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """(B, T) twice -> (B, T), the same in every process."""
+        if not 1 < world_size() <= len(inputs):
+            return super().nats(inputs, targets)
+        rows = share_of(len(inputs)).rows
+        nats = torch.zeros(targets.shape, dtype=torch.float64)
+        nats[rows] = super().nats(inputs[rows], targets[rows])
+        return summed([nats])[0]

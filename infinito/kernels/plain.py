@@ -10,19 +10,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from infinito.distributed.rows import current_share
+
 _LEVELS = 1 << 16
 
 
-def keep_mask(shape: torch.Size, probability: float, device: torch.device) -> Tensor:
+def keep_mask(
+    shape: torch.Size, probability: float, device: torch.device, of_batch: bool = True
+) -> Tensor:
     """Random int8 mask (shape), 1 with ``1 - probability`` (to 1/65536), from torch's generator.
+
+    ``of_batch``: there is a row a sequence. Where several processes share a batch, numbers are
+    drawn for all of it, and the mask is that of the own rows.
 
     On a CPU torch draws one Bernoulli number at a time, which costs ten times what the rest of a
     dropout does. Here each 64-bit draw decides four elements. int8 and not bool, and a comparison
     in place, because torch vectorises those and their casts on a CPU, and not those of bool.
     """
-    count = shape.numel()
-    words = torch.empty((count + 3) // 4, dtype=torch.int64, device=device)
-    levels = words.random_(-(2**63), None).view(torch.int16)[:count]
+    share, count = current_share() if of_batch else None, shape.numel()
+    drawn = share.whole(shape).numel() if share else count
+    start = share.first * shape[1:].numel() if share else 0
+    words = torch.empty((drawn + 3) // 4, dtype=torch.int64, device=device)
+    levels = words.random_(-(2**63), None).view(torch.int16)[start : start + count]
     return levels.ge_(round(probability * _LEVELS) - _LEVELS // 2).to(torch.int8).view(shape)
 
 
@@ -50,13 +59,19 @@ class _MaskedScale(torch.autograd.Function):
         return gradients[0].mul(mask).mul_(ctx.scale), None, None  # type: ignore[attr-defined]
 
 
-def dropout(x: Tensor, probability: float) -> Tensor:
-    """Inverted dropout: zero with ``probability``, scale the rest to keep the mean."""
+def dropout(x: Tensor, probability: float, of_batch: bool = True) -> Tensor:
+    """Inverted dropout: zero with ``probability``, scale the rest to keep the mean.
+
+    ``of_batch`` as for :func:`keep_mask`.
+    """
     if probability == 0.0:
         return x
     if x.device.type != "cpu":
-        return F.dropout(x, probability)
-    mask = keep_mask(x.shape, probability, x.device)
+        share = current_share() if of_batch else None
+        if share is None:
+            return F.dropout(x, probability)
+        return x * F.dropout(x.new_ones(share.whole(x.shape)), probability)[share.rows]
+    mask = keep_mask(x.shape, probability, x.device, of_batch)
     result: Tensor = _MaskedScale.apply(x, mask, keep_scale(probability))  # type: ignore[no-untyped-call]
     return result
 

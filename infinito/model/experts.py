@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infinito.config.model_config import ModelConfig
+from infinito.distributed.ranks import summed
 from infinito.model.layers import FeedForward, Linear, Map
 from infinito.model.loss import compute_dtype
 from infinito.model.roles import Role
@@ -160,7 +161,8 @@ class MixtureOfExperts(nn.Module):
         experts = torch.arange(len(self.experts), device=x.device)
         counts = (chosen.flatten()[:, None] == experts).sum(0)
         if self.training:
-            self._collect(_routing(logits, counts))
+            # The share of an expert is that of the whole batch; what is added up is each part's.
+            self._collect(_routing(logits, summed([counts])[0]))
         places = _places(chosen, counts)
         rows = _Spread.apply(flat.to(compute_dtype(flat)), places.slots, places.tokens)  # type: ignore[no-untyped-call]
         rows = self._grouped(rows, places) if self._can_group(rows) else self._each(rows, places)

@@ -72,7 +72,7 @@ class Embedding(nn.Embedding, DeclaresRoles):
         """Numbers of rows (...) int64 -> (..., width)."""
         table = self.matrix()
         if self.training and self.row_dropout:
-            table = table * dropout(table.new_ones(len(table), 1), self.row_dropout)
+            table = table * dropout(table.new_ones(len(table), 1), self.row_dropout, of_batch=False)
         return F.embedding(rows, table)
 
     def matrix(self) -> Tensor:

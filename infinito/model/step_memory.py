@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from infinito.config.model_config import ModelConfig
 from infinito.config.schema import Config
+from infinito.distributed.ranks import world_size
 from infinito.model.count import count_parameters
 from infinito.model.loss import chunk_elements
 
@@ -35,7 +36,7 @@ class MemoryCount:
 
 
 def count_memory(config: Config, vocab_size: int, *, frozen: bool = False) -> MemoryCount:
-    """Bytes that training holds at the peak of a step of ``training.batch_size`` sequences.
+    """Bytes that a process holds at the peak of a step of ``training.batch_size`` sequences.
 
     ``frozen``: hardly any parameter is trained.
     """
@@ -43,7 +44,9 @@ def count_memory(config: Config, vocab_size: int, *, frozen: bool = False) -> Me
     parameters = count_parameters(model, vocab_size, length).total
     trained = 0 if frozen else parameters
     size = _FLOAT32 if training.precision == "float32" else 2
-    tokens = training.batch_size * length
+    processes = world_size()
+    tokens = -(-training.batch_size // processes) * length
+    held = processes if config.distributed.strategy == "fsdp2" else 1
     layer = _layer_bytes_per_token(model, size)
     stream = _FLOAT32 * model.d_model
     if training.activation_checkpointing:  # the input of each block, and one block in full
@@ -51,9 +54,9 @@ def count_memory(config: Config, vocab_size: int, *, frozen: bool = False) -> Me
     else:
         activations = tokens * model.n_layers * layer
     return MemoryCount(
-        weights=_FLOAT32 * parameters,
-        gradients=_FLOAT32 * trained,
-        moments=2 * _FLOAT32 * trained,
+        weights=_FLOAT32 * parameters // held,
+        gradients=_FLOAT32 * trained // held,
+        moments=2 * _FLOAT32 * trained // held,
         average=_FLOAT32 * parameters if training.ema_decay else 0,
         activations=activations + 4 * tokens * stream,
         loss=3 * _FLOAT32 * chunk_elements(config.device) + _FLOAT32 * vocab_size * model.d_model,

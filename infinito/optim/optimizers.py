@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from infinito.config.training_config import TrainingConfig
+from infinito.distributed.strategy import copy_whole
 from infinito.errors import CheckpointError
 from infinito.model.roles import Role, declared_parameters
 
@@ -50,7 +51,7 @@ class Optimizers:
             part.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> State:
-        """{parameter name: {field: tensor}}, the live tensors."""
+        """{parameter name: {field: tensor}}, the live tensors; they may be shards."""
         return {
             name: dict(part.optimizer.state[parameter])
             for part in self.parts
@@ -71,7 +72,7 @@ class Optimizers:
                 _require_like(f"{name}.{field}", state[name][field], tensor)
         for name, fields in own.items():
             for field, tensor in fields.items():
-                tensor.copy_(state[name][field])
+                copy_whole(tensor, state[name][field])
 
 
 def _require_names(what: str, found: Set[str], wanted: Set[str]) -> None:
@@ -132,7 +133,9 @@ def _part(
     """``optimizer`` with the state that its first step would make, beside the parameters."""
     for parameter in parameters.values():
         optimizer.state[parameter] = {
-            field: parameter.new_zeros(()) if field == "step" else torch.zeros_like(parameter)
+            field: torch.zeros((), dtype=parameter.dtype, device=parameter.device)
+            if field == "step"
+            else torch.zeros_like(parameter)
             for field in fields
         }
     return Part(optimizer, parameters, rate)

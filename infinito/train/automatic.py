@@ -10,6 +10,7 @@ import torch
 from infinito.attention import ATTENTION, Request
 from infinito.checkpoint.atomic import format_size
 from infinito.config.schema import Config
+from infinito.distributed.ranks import processes_here, require_own_device
 from infinito.errors import ResourceError
 from infinito.kernels.fusion import Plan, StepShape, make_plan
 from infinito.model.step_memory import count_memory
@@ -33,6 +34,7 @@ def resolve(config: Config, *, frozen: bool = False) -> Config:
         ConfigError: it cannot compute in the precision, or by the attention back end, asked for.
     """
     device = choose_device(config.device)
+    require_own_device(device.value)
     precision = choose_precision(config.training.precision, device.value)
     if config.device != device.value:
         note(f"device {device.value}: {device.reason}")
@@ -101,6 +103,8 @@ def require_memory(config: Config, vocab_size: int, *, frozen: bool = False) -> 
     training, length = config.training, config.data.sequence_length
     count = count_memory(config, vocab_size, frozen=frozen)
     free = available_bytes(config.device)
+    if free is not None and config.device == "cpu":
+        free //= processes_here()
     if free is None or count.total <= free:
         return
     state = count.total - count.activations

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any
 
 from infinito.checkpoint.run_directory import RunDirectory
+from infinito.distributed.ranks import is_orphan, largest
 from infinito.runtime.cores import CoreWatch
 from infinito.runtime.events import Metrics, emit, note
 from infinito.runtime.memory import peak_memory_mb
@@ -78,24 +80,32 @@ def _window_fields(trainer: Trainer) -> dict[str, Any]:
 
 
 class StopOnSignal:
-    """Ends the run after the step in which a signal came."""
+    """Ends the run after the step in which a signal came, to whichever of its processes.
+
+    Attributes:
+        number: of the signal that ended it; 0 where none did.
+    """
 
     def __init__(self, request: StopRequest) -> None:
         self._request = request
+        self.number = 0
 
     def after_step(self, trainer: Trainer, turn: Turn) -> None:
-        """Pass the signal on."""
-        if self._request.requested and not trainer.finished:
-            turn.stop = "signal"
+        """Pass the signal on; the end of the launcher counts as one."""
+        own = self._request.signal_number or (signal.SIGTERM if is_orphan() else 0)
+        number = largest(own)
+        if number and not trainer.finished:
+            turn.stop, self.number = "signal", number
 
 
 class Save:
     """Writes a checkpoint every ``training.save_every`` steps, at each best, and at the end.
 
-    It comes after ``Record``, so that a resumed log continues without a gap.
+    It comes after ``Record``, so that a resumed log continues without a gap. Without a directory
+    it takes part in gathering what the first process writes.
     """
 
-    def __init__(self, directory: RunDirectory) -> None:
+    def __init__(self, directory: RunDirectory | None) -> None:
         self._directory = directory
 
     def after_step(self, trainer: Trainer, turn: Turn) -> None:
@@ -104,7 +114,9 @@ class Save:
         is_best = turn.evaluation is not None and turn.evaluation.is_best
         due = _is_due(step, trainer.config.training.save_every)
         if is_best or due or trainer.finished or turn.stop:
-            self._directory.save(step, trainer.state(), is_best)
+            content = trainer.state()
+            if self._directory is not None:
+                self._directory.save(step, content, is_best)
 
 
 class WatchCores:

@@ -27,6 +27,7 @@ _EFFECTS = {
     "output_dir": "the run goes on in that directory",
     "data.": "accepted only if the text is the same",
     "training.precision": "numbers differ from here",
+    "distributed.": "who holds the weights; the last digits may differ",
     "training.fusion": "same function, other rounding",
     "training.fusion_plan": "same function, other rounding",
     "training.activation_checkpointing": "memory and speed only",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from infinito.distributed.ranks import world_size
 from infinito.model.count import count_parameters
 from infinito.model.step_memory import count_memory
 from infinito.runtime.memory import memory_errors_explained
@@ -26,7 +27,11 @@ def plan_lines(trainer: Trainer) -> list[str]:
     matrices = f", of the matrices {training.muon_learning_rate:g}"
     active = f", {parts.active} of them active a token" if parts.inactive else ""
     muon = matrices if training.optimizer == "muon" else ""
+    processes = (
+        f"processes:  {world_size()} share each forward pass ({config.distributed.strategy})"
+    )
     return [
+        *([processes] if world_size() > 1 else []),
         f"data:       {config.data.resolved_source}: {texts}",
         f"tokenizer:  {trainer.tokenizer.kind}, {trainer.tokenizer.vocab_size} ids",
         f"model:      {parts.total} parameters{active} (embedding {parts.embedding}, "

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from infinito.checkpoint.format import write_nowhere
+from infinito.distributed.ranks import largest
 from infinito.evaluate.perplexity import windows_a_pass
 from infinito.runtime.events import note
 from infinito.runtime.memory import keep_freed_memory
@@ -69,7 +70,8 @@ def seconds_of_a_step(trainer: Trainer) -> float:
     while not trainer.finished:
         trainer.train_step()
         taken, seconds = trainer.progress.step - first, time.monotonic() - started
-        if seconds >= (_SECONDS if taken >= _STEPS else _PATIENCE_SECONDS) and taken > 1:
+        enough = seconds >= (_SECONDS if taken >= _STEPS else _PATIENCE_SECONDS) and taken > 1
+        if largest(enough):
             break
     return trainer.speed.seconds_per_step
 

@@ -14,6 +14,7 @@ from infinito.config.explain import printable
 from infinito.config.loading import changed_output_dir, override_config
 from infinito.config.schema import Config
 from infinito.data.cache import Cache
+from infinito.distributed.ranks import from_first, is_first, joined
 from infinito.errors import CheckpointError
 from infinito.load import OpenedCheckpoint, open_checkpoint
 from infinito.optim.schedule import learning_rate_factor
@@ -22,7 +23,7 @@ from infinito.runtime.paths import shown
 from infinito.train.automatic import resolve
 from infinito.train.changes import Change, changes, touches_schedule
 from infinito.train.rehearsal import rehearse
-from infinito.train.session import abandoned_on_failure, carry_out
+from infinito.train.session import abandoned_on_failure, carry_out, follow
 from infinito.train.trainer import Trainer
 
 
@@ -37,6 +38,7 @@ class Resumption:
     allow_data_change: bool = False
 
 
+@joined()
 def resume(request: Resumption, *, dry_run: bool) -> None:
     """Continue a run exactly where its checkpoint stands, under the changes asked for."""
     home = directory_of(request.reference).resolve()
@@ -46,6 +48,10 @@ def resume(request: Resumption, *, dry_run: bool) -> None:
         trainer, _ = _rebuilt(request, home, elsewhere, Cache(read_only=True))
         if not _is_finished(trainer):
             rehearse(trainer)
+    elif not is_first():
+        trainer, _ = _rebuilt(request, home, elsewhere, Cache())
+        if not trainer.finished:
+            follow(trainer)
     elif elsewhere is None:
         _continue_in_place(request, home)
     else:
@@ -56,7 +62,7 @@ def _rebuilt(
     request: Resumption, home: Path, elsewhere: Path | None, cache: Cache
 ) -> tuple[Trainer, Path]:
     """The run of a checkpoint under the changes asked for, and the checkpoint; all is told."""
-    path = resolve_checkpoint(request.reference, "newest")
+    path = Path(from_first(lambda: str(resolve_checkpoint(request.reference, "newest"))))
     opened = _open(path)
     # The directory a run lies in may have moved since; where it is now is no change.
     stored = opened.config.model_copy(update={"output_dir": str(home)})

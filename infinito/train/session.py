@@ -15,6 +15,14 @@ from infinito.config.loading import to_yaml
 from infinito.config.schema import Config
 from infinito.data.cache import Cache
 from infinito.data.prepare import prepare
+from infinito.distributed.ranks import (
+    first_goes_ahead,
+    is_first,
+    joined,
+    resume_words,
+    tell_launcher,
+    world_size,
+)
 from infinito.errors import DivergedError, Interrupted
 from infinito.runtime.events import note, reading
 from infinito.runtime.memory import (
@@ -36,11 +44,15 @@ from infinito.train.summary import summary_lines
 from infinito.train.trainer import Trainer
 
 
+@joined()
 def start(config: Config, *, name: str, dry_run: bool) -> None:
     """Train a new run of ``config``; ``name`` names its directory where the config does not."""
     config = resolve(config)
     if dry_run:
         rehearse(_new_trainer(config, Cache(read_only=True)))
+        return
+    if not is_first():
+        follow(_new_trainer(config, Cache()))
         return
     wanted = Path(config.output_dir) if config.output_dir else None
     directory = RunDirectory.create(wanted, name, keep_last=config.training.keep_last)
@@ -67,14 +79,17 @@ def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
     watch = WatchCores()
     with memory_explained(trainer):
         trainer.probe()
-    directory.record_start(sys.argv, {"device": str(trainer.device)})
+    tell_launcher(directory.path)
+    facts = {"device": str(trainer.device), "processes": world_size()}
+    directory.record_start(sys.argv, facts)
     directory.write_text("config.yaml", to_yaml(trainer.config))
     with _readers(trainer, directory), StopRequest() as stop:
+        stopping = StopOnSignal(stop)
         callbacks: list[Callback] = [
             Evaluate(trainer.config.training.eval_every),
             Record(_seconds_before(directory)),
             watch,
-            StopOnSignal(stop),
+            stopping,
             Save(directory),
         ]
         # A library may draw from Python's stream when it is imported (rich does), and imports
@@ -82,14 +97,28 @@ def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
         set_random_state(streams, trainer.config.device)
         with memory_explained(trainer), _naming_the_last_good(directory), garbage_found_early():
             result = run(trainer, callbacks)
-    if stop.requested and not trainer.finished:
-        raise _interruption(trainer, directory, stop)
+    if stopping.number and not trainer.finished:
+        raise _interruption(trainer, directory, stopping.number)
     for line in summary_lines(trainer, result, directory):
         note(line)
 
 
+def follow(trainer: Trainer) -> None:
+    """What the processes do that are not the first: the same steps, and no more."""
+    streams = random_state(trainer.config.device)
+    keep_freed_memory()
+    trainer.probe()
+    with StopRequest() as stop, garbage_found_early():
+        stopping = StopOnSignal(stop)
+        set_random_state(streams, trainer.config.device)
+        run(trainer, [Evaluate(trainer.config.training.eval_every), stopping, Save(None)])
+    if stopping.number and not trainer.finished:
+        sys.exit(128 + stopping.number)  # the first one tells
+
+
 def _new_trainer(config: Config, cache: Cache) -> Trainer:
-    dataset = prepare(config, cache=cache)
+    with first_goes_ahead():
+        dataset = prepare(config, cache=cache)
     return Trainer(fit_step(config, dataset), dataset)
 
 
@@ -125,12 +154,12 @@ def _readers(trainer: Trainer, directory: RunDirectory) -> Iterator[None]:
             sink.close()
 
 
-def _interruption(trainer: Trainer, directory: RunDirectory, stop: StopRequest) -> Interrupted:
+def _interruption(trainer: Trainer, directory: RunDirectory, number: int) -> Interrupted:
     """The message that names the step and the exact resume command."""
     return Interrupted(
         f"stopped at step {trainer.progress.step} of {trainer.total_steps}; everything is saved",
-        command("resume", shown(directory.path)),
-        stop.signal_number,
+        command(*resume_words(shown(directory.path))),
+        number,
     )
 
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from infinito.distributed.ranks import share_of, summed
+from infinito.distributed.rows import computing
+from infinito.distributed.strategy import exchanging, whole
 from infinito.errors import DivergedError
 from infinito.model.language_model import TrainingLoss
 from infinito.optim.optimizers import Optimizers
@@ -49,7 +52,9 @@ def accumulate_gradients(
 ) -> tuple[Tensor, int, dict[str, Tensor]]:
     """Forward and backward over ``sequences`` (N, T + 1) in parts of ``batch_size``.
 
-    ``model`` is a LanguageModel, or what wraps one and is called like it.
+    ``model`` is a LanguageModel, or what wraps one and is called like it. Of each part a process
+    computes its share, and gradients are exchanged in the last one: so they are those of the
+    whole step, while what is returned is this process's.
 
     The loss is divided by the target tokens of the whole step, so the gradient does not depend
     on how the step is split; but how even a load is, is said of each part by itself. Returns the
@@ -58,10 +63,13 @@ def accumulate_gradients(
     inputs, targets = sequences[:, :-1], sequences[:, 1:]
     count = targets.numel()
     total, seen = torch.zeros((), device=sequences.device), dict[str, Tensor]()
-    for part, target in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
-        with autocast(precision, sequences.device.type):
-            loss: TrainingLoss = model(part, target)
-        scaler.scale(loss.objective / count).backward()
+    parts = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
+    for number, (part, target) in enumerate(parts, start=1):
+        share = share_of(len(part))
+        with computing(share), exchanging(model, number == len(parts)):
+            with autocast(precision, sequences.device.type):
+                loss: TrainingLoss = model(part[share.rows], target[share.rows])
+            scaler.scale(loss.objective / count).backward()
         total += loss.nats.detach()
         for name, value in loss.seen.items():
             seen[name] = seen.get(name, 0.0) + value
@@ -87,9 +95,10 @@ def training_step(
     for part in optimizers.parts:
         scaler.unscale_(part.optimizer)
     limit = max_grad_norm or math.inf
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+    norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
+    loss_sum, *sums = summed([loss_sum, *seen.values()])
     loss, grad_norm = torch.stack((loss_sum, norm)).tolist()
-    measurements = {name: value.cpu().double() for name, value in seen.items()}
+    measurements = {name: s.cpu().double() for name, s in zip(seen, sums, strict=True)}
     result = StepResult(loss, count, grad_norm, measurements)
     if result.skipped or not math.isfinite(loss):
         _back_off(result, scaler)

@@ -26,10 +26,12 @@ from infinito.data.cache import Cache
 from infinito.data.order import SequenceOrder
 from infinito.data.prepare import Dataset, prepare
 from infinito.data.token_store import lacks_spaces
+from infinito.distributed.ranks import first_goes_ahead
+from infinito.distributed.strategy import distribute, gathered, unsharded
 from infinito.errors import CheckpointError, DataError, DivergedError
 from infinito.evaluate.causality import check_causality
 from infinito.evaluate.perplexity import Score, bits_per_byte, score, windows_a_pass
-from infinito.evaluate.predictor import ModelPredictor
+from infinito.evaluate.predictor import SharedPredictor
 from infinito.generate.engine import generate
 from infinito.generate.sampling_config import SamplingConfig
 from infinito.kernels.fusion import COMPILED, Plan
@@ -109,6 +111,9 @@ class Trainer:
         with autocast(self.precision, self.device.type):
             check_causality(self.model)
             check_causality(self.model, training=True)
+        self.forward = distribute(
+            self.model, self.model.blocks, ["token_losses"], config.distributed.strategy
+        )
         self.optimizers = Optimizers(self.model, training)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=training.precision == "float16"
@@ -132,7 +137,7 @@ class Trainer:
         self.optimizers.set_learning_rate(self.learning_rate_factor)
         try:
             result = training_step(
-                self.model, self.optimizers, self.scaler, self._next_sequences(),
+                self.forward, self.optimizers, self.scaler, self._next_sequences(),
                 training.batch_size, training.precision, training.max_grad_norm,
             )  # fmt: skip
         except DivergedError as error:
@@ -152,7 +157,7 @@ class Trainer:
         length = self.config.data.sequence_length
         with self._evaluation_weights(), autocast(self.precision, self.device.type):
             result = score(
-                ModelPredictor(self.model, self.tokenizer), store, context=length, stride=length,
+                SharedPredictor(self.model, self.tokenizer), store, context=length, stride=length,
                 batch_size=max(self.config.training.batch_size, windows_a_pass(length)),
             )  # fmt: skip
         is_best = self.progress.add_evaluation(
@@ -172,7 +177,11 @@ class Trainer:
         prompt = self.config.training.sample_prompt
         if prompt is None:
             return None
-        with self._evaluation_weights(), autocast(self.precision, self.device.type):
+        with (
+            self._evaluation_weights(),
+            unsharded(self.model),
+            autocast(self.precision, self.device.type),
+        ):
             ids = self.tokenizer.encode(prompt)
             [written] = generate(self.model, self.tokenizer, ids, _SAMPLING)
         return prompt + written.text
@@ -264,8 +273,12 @@ class Trainer:
     # -- saving and loading -------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs, as tensors and plain data (the checkpoint's content)."""
-        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+        """Everything a resumed run needs, as tensors and plain data (the checkpoint's content).
+
+        With shards all processes call it, and the first one gets the tensors.
+        """
+        weights = {name: gathered(p.detach()) for name, p in self.model.named_parameters()}
+        if not all(bool(weight.isfinite().all()) for weight in weights.values()):
             raise DivergedError(f"the weights after step {self.progress.step} are not finite")
         return {
             "format": FORMAT,
@@ -276,9 +289,12 @@ class Trainer:
             "tokenizer": self.tokenizer.to_json(),
             "vocab_size": self.model.vocab_size,
             "data": dict(self.dataset.text_sha256),
-            "model": {name: p.detach() for name, p in self.model.named_parameters()},
+            "model": weights,
             "average": dict(self.average.weights) if self.average else None,
-            "optimizers": self.optimizers.state(),
+            "optimizers": {
+                name: {field: gathered(tensor) for field, tensor in fields.items()}
+                for name, fields in self.optimizers.state().items()
+            },
             "scaler": self.scaler.state_dict() if self.scaler.is_enabled() else None,
             "random": random_state(self.config.device),
             "versions": library_versions(),
@@ -339,7 +355,8 @@ class Trainer:
                 f"{opened.path} holds weights of eight bits, which cannot be trained",
                 "go on from the checkpoint that it was exported from",
             )
-        dataset = prepare(config, tokenizer=opened.tokenizer, cache=cache)
+        with first_goes_ahead():
+            dataset = prepare(config, tokenizer=opened.tokenizer, cache=cache)
         known, found = content["data"], dataset.text_sha256
         changed = sorted(s for s in known | found if known.get(s) != found.get(s))
         if changed and not allow_data_change:
@@ -365,7 +382,7 @@ class Trainer:
         self.model.train()
         size = self.config.training.batch_size
         sequences = self._next_sequences()[:size]
-        accumulate_gradients(self.model, self.scaler, sequences, size, self.precision)
+        accumulate_gradients(self.forward, self.scaler, sequences, size, self.precision)
         self.optimizers.zero_grad()
 
     def _probe_compiled(self) -> None:

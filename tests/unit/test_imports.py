@@ -18,7 +18,7 @@ PACKAGE = ROOT / "infinito"
 # A part may import parts of its own rank and below; within a rank no circle may arise.
 RANKS = (
     ("errors", "version"),
-    ("attention", "config", "kernels", "runtime", "tokenizer"),
+    ("attention", "config", "distributed", "kernels", "runtime", "tokenizer"),
     ("model", "data", "optim", "checkpoint", "telemetry", "fusion"),
     ("load",),
     ("train", "evaluate", "generate", "analyze", "search", "export", "hf"),
