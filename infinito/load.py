@@ -66,7 +66,14 @@ def checked_content(content: dict[str, Any], path: Path) -> OpenedCheckpoint:
     for weights in (content["model"], content["average"]):
         if weights is not None:
             check_shapes(weights, shapes)
+            _check_numbers(weights, path)
     return OpenedCheckpoint(path, content, config, tokenizer)
+
+
+def _check_numbers(weights: dict[str, Tensor], path: Path) -> None:
+    for name, weight in weights.items():
+        if not weight.is_floating_point() and weight.dtype != torch.int8:
+            raise CheckpointError(f"{path}: the weight {name} is of {weight.dtype}")
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ ROWS: dict[str, str] = {
     "S-02": "a checkpoint that carries a call runs nothing and is refused",
     "S-03": "a small file that would unpack to gigabytes is refused in little memory",
     "S-04": "member names that point outside write nothing there",
-    "S-05": "no safetensors file, however malformed, costs memory or is taken for a checkpoint",
+    "S-05": "a malformed safetensors file is refused in little memory, whatever reads it",
     "S-06": "program text given as data is never run",
     "S-07": "a tensor of another shape or stride than the model's is refused without allocating it",
     "S-08": "links in a run directory are not followed to write or delete",

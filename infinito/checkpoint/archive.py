@@ -58,7 +58,7 @@ def read_members(file: BinaryIO, file_size: int) -> dict[str, Member]:
         if info.header_offset < end_of_previous or member.start + member.size > directory_start:
             raise DamagedError("holds members that overlap")
         end_of_previous = member.start + member.size
-        if _crc32(file, member) != info.CRC:
+        if crc32_of(file, member) != info.CRC:
             raise DamagedError(f"checksum mismatch in {info.filename}")
         members[info.filename] = member
     if PICKLE not in members or BYTE_ORDER not in members:
@@ -131,9 +131,10 @@ def _locate(file: BinaryIO, info: zipfile.ZipInfo) -> Member:
     return Member(start, info.file_size)
 
 
-def _crc32(file: BinaryIO, member: Member) -> int:
+def crc32_of(file: BinaryIO, member: Member, before: str = "") -> int:
+    """CRC-32 of a text and the bytes of ``member`` behind it. Raises DamagedError at their end."""
     file.seek(member.start)
-    remaining, value = member.size, 0
+    remaining, value = member.size, zlib.crc32(before.encode())
     while remaining:
         chunk = file.read(min(CHUNK_BYTES, remaining))
         if not chunk:

@@ -21,6 +21,11 @@ from infinito.checkpoint.archive import (
     read_members,
 )
 from infinito.checkpoint.plain_pickle import MAX_PICKLE_BYTES, TensorSpec, interpret
+from infinito.checkpoint.safetensors_file import (
+    checkpoint_content,
+    is_safetensors,
+    read_header,
+)
 from infinito.checkpoint.structure import check_structure
 from infinito.errors import CheckpointError
 
@@ -76,6 +81,10 @@ def sha256_of(path: Path) -> str:
 
 def _check(file: BinaryIO) -> VerifiedFile:
     size = file.seek(0, 2)
+    if is_safetensors(file):
+        header = read_header(file, size)
+        content = check_structure(checkpoint_content(file, header, size))
+        return VerifiedFile(file, size, content, list(header.tensors.values()), header.offsets)
     members = read_members(file, size)
     if read_member(file, members[BYTE_ORDER], 16).decode("ascii", "replace") != sys.byteorder:
         raise DamagedError("written on a machine with another byte order")

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 def export(
     to: Annotated[
-        Literal["hf", "int8"],
+        Literal["safetensors", "hf", "int8"],
         typer.Option(
             "--to",
-            help="hf: a folder for transformers; int8: a checkpoint with weights of eight bits.",
+            help="safetensors: weights and config in one file, without training's state; "
+            "hf: a folder for transformers; int8: a checkpoint with weights of eight bits.",
         ),
     ],
     output: Annotated[
@@ -41,9 +42,24 @@ def export(
     from infinito.load import open_checkpoint
 
     path = resolve_checkpoint(one_reference(reference, checkpoint), "best")
-    done = {"hf": _to_hf, "int8": _to_int8}[to](open_checkpoint(path), output, json)
+    writers = {"safetensors": _to_safetensors, "hf": _to_hf, "int8": _to_int8}
+    done = writers[to](open_checkpoint(path), output, json)
     if json:
         print_json({"checkpoint": str(path), "output": str(output), "to": to, **done})
+
+
+def _to_safetensors(opened: OpenedCheckpoint, output: Path, quiet: bool) -> dict[str, Any]:
+    from infinito.checkpoint.atomic import reserved
+    from infinito.checkpoint.safetensors_file import write_safetensors
+    from infinito.cli.output import say
+
+    weights = opened.weights()
+    with reserved(output):
+        write_safetensors(output, weights, opened.content)
+    if not quiet:
+        print(f"file: {output} ({output.stat().st_size / 1e6:.2f} MB)")
+    say(f"use it like a checkpoint: infinito evaluate {output}")
+    return {"weights": len(weights)}
 
 
 def _to_hf(opened: OpenedCheckpoint, output: Path, quiet: bool) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from infinito.checkpoint.atomic import new_directory
+from infinito.checkpoint.safetensors_file import write_safetensors
 from infinito.errors import CheckpointError
 from infinito.export.model_card import model_card
 from infinito.export.stock import objections, stock_config, stock_weights
@@ -56,9 +55,8 @@ def export_hugging_face(opened: OpenedCheckpoint, path: Path) -> list[str]:
     final = None if opened.tokenizer.per_line_eos else opened.tokenizer.eos_id
     special = {"bos_token_id": opened.tokenizer.eos_id, "eos_token_id": final}
     with new_directory(path) as folder:
-        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        write_safetensors(folder / "model.safetensors", weights)
         _write_json(folder / "config.json", {**plain, **special})
-        shutil.copymode(folder / "config.json", folder / "model.safetensors")
         generation = {**_generation(opened.tokenizer), **special}
         _write_json(folder / "generation_config.json", generation)
         _write_tokenizer(folder, opened.tokenizer, config.data.sequence_length)

@@ -350,10 +350,10 @@ class Trainer:
     ) -> Trainer:
         """A run rebuilt from a checkpoint under a resolved config, its own or one changed."""
         content = opened.content
-        if opened.int8_names:
+        if not content["optimizers"]:  # an export, or an import
             raise CheckpointError(
-                f"{opened.path} holds weights of eight bits, which cannot be trained",
-                "go on from the checkpoint that it was exported from",
+                f"{opened.path} holds no state of training: such a run cannot be trained further",
+                "resume what it was made from, or start anew: --set training.init_from=FILE",
             )
         with first_goes_ahead():
             dataset = prepare(config, tokenizer=opened.tokenizer, cache=cache)
