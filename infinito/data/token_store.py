@@ -194,6 +194,13 @@ def _checksum(path: Path, length: int) -> int:
     return checksum
 
 
+def why_bits_lead(store: TokenStore, tokenizer: Tokenizer, source: str | None) -> str:
+    """Why bits per byte say more of this text than word perplexity does; empty if they do not."""
+    if source == "python-docs":
+        return "the words of documentation are half code"
+    return "there are no spaces between words" if lacks_spaces(store, tokenizer) else ""
+
+
 def lacks_spaces(store: TokenStore, tokenizer: Tokenizer) -> bool:
     """Whether counting words says nothing: most characters are of scripts without spaces.
 

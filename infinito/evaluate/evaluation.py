@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from infinito.data.token_store import TokenStore, lacks_spaces
+from infinito.data.token_store import TokenStore, why_bits_lead
 from infinito.evaluate.causality import CHECKED_LENGTH, check_causality
 from infinito.evaluate.conventions import Measured, all_conventions
 from infinito.evaluate.interval import word_perplexity_interval
@@ -71,7 +71,7 @@ def evaluate(
         ).total,
         interval=word_perplexity_interval(result, store, loaded.tokenizer),
         seconds=time.monotonic() - start,
-        bits_lead=lacks_spaces(store, loaded.tokenizer),
+        bits_lead=why_bits_lead(store, loaded.tokenizer, None if split == "text" else corpus),
         warnings=_warnings(loaded, store, split, result, is_wikitext),
         figures=figures,
     )  # fmt: skip

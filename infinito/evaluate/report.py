@@ -27,7 +27,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Report:
-    """One evaluation: score, circumstances, warnings, and figures under other conventions."""
+    """One evaluation: score, circumstances, warnings, and figures under other conventions.
+
+    ``bits_lead`` is why bits per byte come first, empty where they do not.
+    """
 
     score: Score
     source: Source
@@ -38,7 +41,7 @@ class Report:
     parameters: int
     interval: tuple[float, float] | None
     seconds: float
-    bits_lead: bool = False
+    bits_lead: str = ""
     warnings: list[str] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
 
@@ -106,7 +109,7 @@ class Report:
             ("time", f"{self.seconds:.1f} s"),
         ]
         if self.bits_lead:
-            why = " (the figure to compare: there are no spaces between words)"
+            why = f" (the figure to compare: {self.bits_lead})"
             rows.insert(5, ("bits per byte", rows.pop(9)[1] + why))
         return [*rows, ("other conventions", "")] if self.figures else rows
 

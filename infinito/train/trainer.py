@@ -25,7 +25,7 @@ from infinito.config.training_config import TrainingConfig
 from infinito.data.cache import Cache
 from infinito.data.order import SequenceOrder
 from infinito.data.prepare import Dataset, prepare
-from infinito.data.token_store import lacks_spaces
+from infinito.data.token_store import why_bits_lead
 from infinito.distributed.ranks import first_goes_ahead
 from infinito.distributed.strategy import distribute, gathered, unsharded
 from infinito.errors import CheckpointError, DataError, DivergedError
@@ -222,9 +222,9 @@ class Trainer:
 
     @cached_property
     def bits_lead(self) -> bool:
-        """Whether the validation text has no spaces between words, so that bits per byte count."""
-        store = self.dataset.splits.get("valid")
-        return store is not None and lacks_spaces(store, self.tokenizer)
+        """Whether bits per byte say more of the validation text than its word perplexity."""
+        store, source = self.dataset.splits.get("valid"), self.config.data.resolved_source
+        return store is not None and bool(why_bits_lead(store, self.tokenizer, source))
 
     def bits_per_byte(self, loss: float) -> float:
         """Of the validation text at ``loss`` nats a token."""

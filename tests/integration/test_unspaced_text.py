@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infinito.data.token_store import lacks_spaces
+from infinito.data.token_store import lacks_spaces, why_bits_lead
 from infinito.runtime.events import Metrics
 from infinito.telemetry.console import LiveConsole
 from tests.command_support import infinito, read_log, write_config
@@ -35,6 +35,20 @@ FIGURES = ("loss:", "token perplexity:", "word perplexity:", "bits per byte:")
 def test_scripts_without_spaces_are_known(text: str, expected: bool) -> None:
     tokenizer = byte_tokenizer()
     assert lacks_spaces(store_of([text], tokenizer), tokenizer) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "why"),
+    [
+        (ENGLISH, "text", ""), (ENGLISH, None, ""), (ENGLISH, "python-docs", "half code"),
+        (CHINESE, "text", "no spaces"), (CHINESE, None, "no spaces"),
+    ],
+)  # fmt: skip
+def test_bits_lead_for_a_reason(text: str, source: str | None, why: str) -> None:
+    tokenizer = byte_tokenizer()
+    found = why_bits_lead(store_of([text], tokenizer), tokenizer, source)
+    assert why in found
+    assert bool(found) is bool(why)
 
 
 def trained(tmp_path: Path, line: str) -> tuple[Path, str]:
