@@ -26,6 +26,7 @@ _PATH_KEYS: tuple[KeyPath, ...] = (
     ("data", "valid_file"),
     ("data", "test_file"),
     ("output_dir",),
+    ("training", "init_from"),
 )
 _SOURCE_KEYS = ("source", "path", "train_file", "dataset")
 _NO_FILE = Document({}, {}, [])
@@ -100,7 +101,7 @@ class _Given:
 
     def put_into(self, base: Mapping[str, Any]) -> dict[str, Any]:
         """``base`` with the values of the file, then those of the settings."""
-        before = _merged(base, self.document.values)
+        before = merged(base, self.document.values)
         values = self.overrides.apply(before)
         muon_too = ("training", "muon_learning_rate") in self.overrides.values
         if self.flags.get("training.learning_rate") is not None and not muon_too:
@@ -136,13 +137,13 @@ def _keep_ratio(before: Any, training: Any) -> None:
         training["muon_learning_rate"] = float(f"{muon * rate / old:.12g}")
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with the values of ``changes`` put in, section by section."""
     result = dict(base)
     for key, value in changes.items():
         inner = result.get(key)
         if isinstance(inner, Mapping) and isinstance(value, Mapping):
-            value = _merged(inner, value)
+            value = merged(inner, value)
         result[key] = value
     return result
 

@@ -12,6 +12,11 @@ from infinito.config.section import Fraction, Section
 class TrainingConfig(Section):
     """The optimisation: how long, in which batches, with which schedule, saved how often."""
 
+    init_from: str | None = Field(
+        None,
+        description="Checkpoint or run whose weights and tokenizer a new run starts from; keys of "
+        "model and tokenizer that are absent are taken from it.",
+    )
     epochs: float = Field(10.0, gt=0, le=100_000, description="Passes over the training text.")
     max_steps: int | None = Field(
         None, ge=1, description="Number of optimizer steps; wins over epochs."

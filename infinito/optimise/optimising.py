@@ -22,6 +22,7 @@ from infinito.optimise.optimise_report import FILES, INT8_FILE, figures, summary
 from infinito.optimise.pipeline import Optimised, Pipeline
 from infinito.train.automatic import require_memory, resolve
 from infinito.train.fitting import fit_step
+from infinito.train.initial import inherited
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def optimise(reference: str, output_dir: Path | None) -> OptimiseOutcome:
 def _subject(reference: str) -> tuple[OpenedCheckpoint | None, Config]:
     path = Path(reference)
     if not path.is_dir() and path.suffix != ".pt":
-        return None, load_config(path)
+        return None, inherited(load_config(path))[0]
     opened = open_checkpoint(resolve_checkpoint(reference, "best"))
     if opened.int8_names:
         raise CheckpointError(

@@ -26,6 +26,7 @@ from infinito.search.space_file import load_space
 from infinito.search.study import Study
 from infinito.search.trials import Trial
 from infinito.train.automatic import resolve
+from infinito.train.initial import inherited
 
 #: Full trials of a cycle, after five of which without progress a search ends.
 CYCLE_TRIALS = 4.0
@@ -42,7 +43,7 @@ def tune(
         Interrupted: Ctrl-C; what was measured is kept.
     """
     spec, space = load_space(space_file)
-    base = resolve(base)
+    base = resolve(inherited(base)[0])
     candidates = Candidates(space, partial(configured, base), seed)
     proposer = METHODS[method](candidates, proposals_within(budget, spec.rungs))
     # Annealing needs the answer to one proposal before it makes the next.

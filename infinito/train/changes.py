@@ -12,6 +12,7 @@ from infinito.errors import CheckpointError
 _REFUSED = {
     "tokenizer.": "the vocabulary is part of the weights",
     "data.sequence_length": "it fixes the order of the data and the size of the model's context",
+    "training.init_from": "the run has weights of its own by now",
     "training.optimizer": "the other optimizer's moments cannot be used",
     "training.ema_decay": "the average belongs to the run from its first step",
 }

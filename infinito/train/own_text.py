@@ -22,7 +22,7 @@ from infinito.data.cache import Cache
 from infinito.data.order import sequences_per_epoch
 from infinito.data.prepare import Dataset, prepare
 from infinito.data.sources import open_corpus
-from infinito.errors import DataError, ResourceError
+from infinito.errors import ConfigError, DataError, ResourceError
 from infinito.model.count import count_flops, count_parameters
 from infinito.runtime.events import reading
 from infinito.train.automatic import resolve
@@ -95,6 +95,10 @@ def own_text_config(
     """
     chosen = _Choices(settings, extra, {"data.train_file": path})
     config = chosen.config()
+    if config.training.init_from:
+        raise ConfigError(
+            "--data chooses a model, and training.init_from brings one", "write a config: --config"
+        )
     n_bytes = _count_bytes(open_corpus(config.data).documents("train"), path)
     size = format_size(n_bytes) + (" or more" if n_bytes >= _COUNTED_BYTES else "")
     if config.tokenizer.kind == "bpe":

@@ -24,6 +24,7 @@ from infinito.distributed.ranks import (
     world_size,
 )
 from infinito.errors import DivergedError, Interrupted
+from infinito.load import OpenedCheckpoint
 from infinito.runtime.events import note, reading
 from infinito.runtime.memory import (
     garbage_found_early,
@@ -37,6 +38,7 @@ from infinito.telemetry.sinks import JsonLines, Sink, TensorBoard
 from infinito.train.automatic import resolve
 from infinito.train.callbacks import Evaluate, Record, Save, StopOnSignal, WatchCores
 from infinito.train.fitting import fit_step
+from infinito.train.initial import inherited
 from infinito.train.plan import checkpoint_bytes, memory_explained, plan_lines
 from infinito.train.rehearsal import rehearse
 from infinito.train.run import Callback, run
@@ -47,18 +49,19 @@ from infinito.train.trainer import Trainer
 @joined()
 def start(config: Config, *, name: str, dry_run: bool) -> None:
     """Train a new run of ``config``; ``name`` names its directory where the config does not."""
+    config, origin = inherited(config)
     config = resolve(config)
     if dry_run:
-        rehearse(_new_trainer(config, Cache(read_only=True)))
+        rehearse(_new_trainer(config, origin, Cache(read_only=True)))
         return
     if not is_first():
-        follow(_new_trainer(config, Cache()))
+        follow(_new_trainer(config, origin, Cache()))
         return
     wanted = Path(config.output_dir) if config.output_dir else None
     directory = RunDirectory.create(wanted, name, keep_last=config.training.keep_last)
     with abandoned_on_failure(directory):
         config = config.model_copy(update={"output_dir": str(directory.path.resolve())})
-        trainer = _new_trainer(config, Cache())
+        trainer = _new_trainer(config, origin, Cache())
         carry_out(trainer, directory)
 
 
@@ -116,10 +119,10 @@ def follow(trainer: Trainer) -> None:
         sys.exit(128 + stopping.number)  # the first one tells
 
 
-def _new_trainer(config: Config, cache: Cache) -> Trainer:
+def _new_trainer(config: Config, origin: OpenedCheckpoint | None, cache: Cache) -> Trainer:
     with first_goes_ahead():
-        dataset = prepare(config, cache=cache)
-    return Trainer(fit_step(config, dataset), dataset)
+        dataset = prepare(config, tokenizer=origin.tokenizer if origin else None, cache=cache)
+    return Trainer(fit_step(config, dataset), dataset, origin.weights() if origin else None)
 
 
 @contextmanager

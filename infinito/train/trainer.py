@@ -54,6 +54,7 @@ from infinito.tokenizer.tokenizer import Tokenizer
 from infinito.train.automatic import require_memory, resolve
 from infinito.train.compilation import compile_blocks
 from infinito.train.fitting import fit_step
+from infinito.train.initial import inherited
 from infinito.train.progress import Progress, require_agreement
 from infinito.train.speed import Speed
 from infinito.train.step import StepResult, accumulate_gradients, training_step
@@ -89,8 +90,9 @@ class Trainer:
         Only parameters of the role ``trainable`` are trained (None: all), the rest is frozen.
         """
         if dataset is None:
-            config = resolve(config)
-            dataset = prepare(config)
+            config, origin = inherited(config)
+            config, weights = resolve(config), origin.weights() if origin else weights
+            dataset = prepare(config, tokenizer=origin.tokenizer if origin else None)
         training, length = config.training, config.data.sequence_length
         assert "auto" not in (config.device, training.precision, training.fusion), (
             "resolve it first"
