@@ -11,6 +11,9 @@ import torch
 from infinito.config.model_config import ModelConfig
 from infinito.config.schema import Config, DataConfig, TokenizerConfig
 from infinito.data.token_store import TokenStore
+from infinito.evaluate.evaluation import EvaluationOptions, evaluate
+from infinito.evaluate.members import model_subject
+from infinito.evaluate.report import Report
 from infinito.load import LoadedModel
 from infinito.model.transformer import Transformer
 from infinito.tokenizer.tokenizer import Tokenizer, train_tokenizer
@@ -47,3 +50,16 @@ def loaded_tiny(**hashes: str) -> LoadedModel:
     """A tiny model as a checkpoint of step 40 gives it; ``hashes`` of the texts it knew."""
     config = Config(data=DataConfig(source="python-docs"))
     return LoadedModel(tiny_model(), byte_tokenizer(), config, 40, Path("run/best.pt"), hashes)
+
+
+def evaluated(
+    loaded: LoadedModel,
+    store: TokenStore,
+    split: str,
+    corpus: str,
+    request: EvaluationOptions,
+    is_wikitext: bool = False,
+) -> Report:
+    """A report without adaptation, for which the same text is everything."""
+    subject = model_subject(loaded)
+    return evaluate(subject, store, split, corpus, request, lambda _: store, is_wikitext)

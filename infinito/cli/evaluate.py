@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,9 +18,13 @@ from infinito.cli.subject import (
 )
 
 if TYPE_CHECKING:
+    from infinito.data.token_store import TokenStore
     from infinito.evaluate.evaluation import EvaluationOptions
+    from infinito.evaluate.members import Subject
     from infinito.evaluate.report import Report
+    from infinito.load import LoadedModel
 
+NGRAM = "ngram"
 _SETTINGS_REMEDY = "the model is the checkpoint's; for the window use --context and --stride"
 
 
@@ -27,8 +32,9 @@ def evaluate(
     checkpoints: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CKPT|RUN_DIR]...",
-            help="Checkpoints or runs (their best); else the last run.",
+            metavar="[CKPT|RUN_DIR|ngram]...",
+            help="Checkpoints or runs (their best); else the last run. Behind one, ngram is the "
+            "count-based floor: Kneser-Ney 5-grams of its training tokens.",
             autocompletion=complete_run,
         ),
     ] = None,
@@ -60,6 +66,19 @@ def evaluate(
             "--all-conventions", help="Also the figures of other codes; takes several times longer."
         ),
     ] = False,
+    ensemble: Annotated[
+        bool,
+        typer.Option(
+            "--ensemble", help="One result: their mean probability, weighted on the valid split."
+        ),
+    ] = False,
+    adapt: Annotated[
+        Literal["none", "dynamic", "cache", "both"],
+        typer.Option(
+            help="Also the figure of a model that learns from what it has scored: by gradients, "
+            "by a neural cache, or both; settings are found on the valid split."
+        ),
+    ] = "none",
     settings: Settings = None,
     device: Device = "auto",
     json: Json = False,
@@ -71,26 +90,30 @@ def evaluate(
     from infinito.cli.output import print_json, table
     from infinito.errors import ConfigError
 
-    if text is not None and (split is not None or settings):
+    references = [*(checkpoints or []), *([checkpoint] if checkpoint else [])]
+    other_texts = ensemble or adapt != "none" or NGRAM in references
+    if text is not None and (split is not None or (settings and not other_texts)):
         raise ConfigError("--text names the text: --split and --set do not apply", "drop them")
-    references: list[str | None] = [*(checkpoints or []), *([checkpoint] if checkpoint else [])]
+    if ensemble and len(references) < 2:
+        raise ConfigError("--ensemble mixes two or more models", "name them, with ngram or without")
     check_data_settings(settings or [], "evaluate", _SETTINGS_REMEDY)
 
-    from infinito.checkpoint.discover import resolve_checkpoint
     from infinito.evaluate.evaluation import EvaluationOptions
     from infinito.evaluate.report import COMPARISON_HEADERS, comparison_rows
     from infinito.runtime.events import reading
     from infinito.telemetry.bar import TerminalBar
 
-    request = EvaluationOptions(context, stride, batch_size, all_conventions)
+    request = EvaluationOptions(context, stride, batch_size, all_conventions, adapt)
     reports: list[Report] = []
-    paths = [resolve_checkpoint(reference, "best") for reference in references or [None]]
-    for number, path in enumerate(paths):
-        with reading(TerminalBar()):
-            report = _evaluate_one(path, device, split, text, settings or [], request)
-        reports.append(report)
-        if not json:
-            print(("\n" if number else "") + report.to_text(), flush=True)
+    with reading(TerminalBar()):
+        evaluation = _Evaluation(device, split, text, settings or [], request)
+        subjects = evaluation.subjects(references or [None])
+        if ensemble:
+            subjects = iter([evaluation.mixed(list(subjects))])
+        for number, subject in enumerate(subjects):
+            reports.append(evaluation.report(subject))
+            if not json:
+                print(("\n" if number else "") + reports[-1].to_text(), flush=True)
     if json:
         plain = [report.to_plain() for report in reports]
         print_json(plain if len(plain) > 1 else plain[0])
@@ -99,26 +122,67 @@ def evaluate(
         table(COMPARISON_HEADERS, comparison_rows(reports))
 
 
-def _evaluate_one(
-    path: Path,
-    device: str,
-    split: SplitName | None,
-    text: str | None,
-    settings: list[str],
-    request: EvaluationOptions,
-) -> Report:
-    from infinito.config.loading import override_config
-    from infinito.data.prepare import tokenize_text
-    from infinito.evaluate.evaluation import evaluate as run
-    from infinito.load import load_model
+@dataclass
+class _Evaluation:
+    """One text and one way of evaluating, for whatever is named."""
 
-    loaded = load_model(path, device)
-    if text is not None:
-        field = loaded.config.data.text_field
-        store = tokenize_text(text, loaded.tokenizer, field)
-        return run(loaded, store, "text", text, request)
-    chosen = split or DEFAULT_SPLIT
-    config = override_config(loaded.config, settings)
-    store = open_split(loaded, config, chosen, "name any text with --text FILE")
-    is_wikitext = config.data.resolved_source == "wikitext-2"
-    return run(loaded, store, chosen, corpus_name(config), request, is_wikitext)
+    device: str
+    split: SplitName | None
+    text: str | None
+    settings: list[str]
+    request: EvaluationOptions
+    last: LoadedModel | None = None  # whose data and tokenizer count
+
+    def subjects(self, references: Sequence[str | None]) -> Iterator[Subject]:
+        """What the references name, one at a time."""
+        from infinito.checkpoint.discover import resolve_checkpoint
+        from infinito.errors import ConfigError
+        from infinito.evaluate.members import model_subject, ngram_subject
+        from infinito.load import load_model
+
+        if references[0] == NGRAM:
+            raise ConfigError(
+                f"{NGRAM} counts the tokens of a checkpoint, and none stands before it",
+                f"infinito evaluate CKPT {NGRAM}",
+            )
+        # A wrong name is refused before hours are spent on the others.
+        paths = [name if name == NGRAM else resolve_checkpoint(name, "best") for name in references]
+        for path in paths:
+            if path == NGRAM and self.last is not None:
+                yield ngram_subject(self.last, self.open)
+            else:
+                self.last = load_model(path, self.device)
+                yield model_subject(self.last)
+
+    def mixed(self, subjects: list[Subject]) -> Subject:
+        """One subject of several."""
+        from infinito.evaluate.members import ensemble_subject
+
+        windows = self.request.context, self.request.stride, self.request.batch_size
+        return ensemble_subject(subjects, self.open, *windows)
+
+    def open(self, split: SplitName) -> TokenStore:
+        """The tokens of a split of the last checkpoint's data."""
+        from infinito.config.loading import override_config
+
+        assert self.last is not None
+        config = override_config(self.last.config, self.settings)
+        return open_split(self.last, config, split, "name any text with --text FILE")
+
+    def report(self, subject: Subject) -> Report:
+        """Evaluate it on the text."""
+        from infinito.config.loading import override_config
+        from infinito.data.prepare import tokenize_text
+        from infinito.evaluate.evaluation import evaluate as run
+
+        assert self.last is not None
+        if self.text is not None:
+            field = self.last.config.data.text_field
+            store = tokenize_text(self.text, self.last.tokenizer, field)
+            return run(subject, store, "text", self.text, self.request, self.open)
+        chosen = self.split or DEFAULT_SPLIT
+        config = override_config(self.last.config, self.settings)
+        is_wikitext = config.data.resolved_source == "wikitext-2"
+        name = corpus_name(config)
+        store = self.open(chosen)
+        return run(subject, store, chosen, name, self.request, self.open, is_wikitext)

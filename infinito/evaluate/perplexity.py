@@ -171,9 +171,10 @@ def stream_nats(
         DivergedError: a loss is not finite.
     """
     nats, start_id = np.zeros(len(tokens)), predictor.tokenizer.eos_id
+    predictor.restart()
     with progress(len(tokens), "evaluating", "tokens") as advance:
         for group in batches(windows, batch_size):
-            inputs, targets = _batch(tokens, group, start_id, restart)
+            inputs, targets = window_batch(tokens, group, start_id, restart)
             losses = predictor.nats(inputs, targets)
             if not bool(losses.isfinite().all()):
                 raise DivergedError(
@@ -188,8 +189,8 @@ def stream_nats(
     return nats
 
 
-def _batch(
-    tokens: NDArray[np.integer], windows: list[Window], start_id: int, restart: bool
+def window_batch(
+    tokens: NDArray[np.integer], windows: list[Window], start_id: int, restart: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Inputs and targets (B, T) int64; short windows are padded behind, where nothing looks."""
     width = max(window.end - window.begin for window in windows)

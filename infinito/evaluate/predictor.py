@@ -33,6 +33,9 @@ class Predictor(Protocol):
     def largest_context(self) -> int | None:
         """Beyond it nothing can be read; None where there is no such limit."""
 
+    def restart(self) -> None:
+        """Forget what was learnt: a new text begins."""
+
     def nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Nats (B, T) float64 on the CPU of targets (B, T) after inputs (B, T); 0 where -100."""
 
@@ -40,7 +43,7 @@ class Predictor(Protocol):
         """Take in windows whose nats have been asked for before; may change later predictions."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ModelPredictor:
     """A model as it is: static, in the precision of the surrounding autocast."""
 
@@ -57,6 +60,9 @@ class ModelPredictor:
         """The rows of a learned position table."""
         learned = self.model.config.resolved_position == "learned"
         return self.model.max_positions if learned else None
+
+    def restart(self) -> None:
+        """Nothing: a static model."""
 
     def nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """(B, T) twice -> (B, T); the model's mode and torch's random state stay as they were."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from infinito.evaluate.conventions import Figure
 from infinito.evaluate.perplexity import Score
 
 LEAK_BELOW = 20.0
+Adapt = Literal["none", "dynamic", "cache", "both"]
+Interval = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,59 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Adaptive:
+    """What test-time adaptation reaches, how, and at what cost.
+
+    Attributes:
+        settings: of each model, by its name.
+        tuning_tokens: of the validation text, from which they are.
+        seconds: of the one pass over the text; ``tuning_seconds`` of all that came before.
+    """
+
+    kind: Adapt
+    score: Score
+    interval: Interval
+    settings: dict[str, dict[str, float]]
+    tuning_tokens: int
+    seconds: float
+    tuning_seconds: float
+
+    def to_plain(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "kind": self.kind,
+            **_score_figures(self.score, self.interval),
+            "settings": self.settings,
+            "tuned_on": f"the first {self.tuning_tokens} tokens of the validation text",
+            "seconds": round(self.seconds, 3),
+            "tuning_seconds": round(self.tuning_seconds, 3),
+            "tokens_per_second": round(self.score.n_tokens / self.seconds, 1),
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """For people; it is never the headline."""
+        score, plain = self.score, self.to_plain()
+        low, high = self.interval or (None, None)
+        spread = f"95% interval {low:.4f} to {high:.4f}" if low and high else "no interval"
+        rows = [
+            ("adaptive", f"{self.kind}; each token is scored before anything learns from it"),
+            ("  per word", f"perplexity {score.word_perplexity:.4f}, {spread}"),
+            ("  per token", f"perplexity {score.token_perplexity:.4f}"),
+            ("  bits per byte", f"{score.bits_per_byte:.4f}"),
+            ("  settings", f"from {plain['tuned_on']}"),
+            (
+                "  time",
+                f"{self.seconds:.1f} s, {plain['tokens_per_second']:.0f} tokens/s; "
+                f"{self.tuning_seconds:.1f} s to find the settings",
+            ),
+        ]
+        for name, found in self.settings.items():
+            values = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
+            rows.insert(-1, ("", f"{name}: {values}"))
+        return rows
+
+
+@dataclass(frozen=True)
 class Report:
     """One evaluation: score, circumstances, warnings, and figures under other conventions.
 
@@ -35,15 +90,17 @@ class Report:
     score: Score
     source: Source
     checkpoint: str
-    step: int
+    step: int | None
     tokenizer_kind: str
     vocab_size: int
     parameters: int
-    interval: tuple[float, float] | None
+    interval: Interval
     seconds: float
     bits_lead: str = ""
     warnings: list[str] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    members: list[dict[str, Any]] = field(default_factory=list)
+    adaptive: Adaptive | None = None
 
     @property
     def convention(self) -> str:
@@ -62,31 +119,25 @@ class Report:
             "split": source.split,
             "corpus": source.corpus,
             "text_sha256": source.sha256,
-            "loss": score.loss,
-            "nll_total": score.nll_total,
+            **_score_figures(score, self.interval),
             "n_tokens": score.n_tokens,
             "n_words": score.n_words,
             "n_lines": source.n_lines,
             "n_bytes": score.n_bytes,
             "n_unknown": source.n_unknown,
             "n_documents": source.n_documents,
-            "token_perplexity": score.token_perplexity,
-            "word_perplexity": _finite(score.word_perplexity),
-            "word_perplexity_interval": [_finite(x) for x in self.interval]
-            if self.interval
-            else None,
-            "bits_per_byte": _finite(score.bits_per_byte),
             "convention": self.convention,
             "context": score.context,
-            "stride": score.stride,
             "seconds": round(self.seconds, 3),
             "warnings": self.warnings,
             "conventions": {figure.key: _finite(figure.value) for figure in self.figures},
+            "members": self.members,
+            "adaptive": self.adaptive and self.adaptive.to_plain(),
         }
 
     def to_text(self) -> str:
         """The block a person reads."""
-        lines = [f"{label + ':':<18}{text}" for label, text in self._rows()]
+        lines = [f"{label + ':' if label else '':<18}{text}" for label, text in self._rows()]
         lines += [f"  {figure.value:.4f}  {figure.meaning}" for figure in self.figures]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
@@ -96,7 +147,7 @@ class Report:
         words = score.n_words - source.n_lines
         unknown = f", {source.n_unknown / score.n_tokens:.2%} unknown" if source.n_unknown else ""
         rows = [
-            ("checkpoint", f"{self.checkpoint} (step {self.step})"),
+            ("checkpoint", self.checkpoint + ("" if self.step is None else f" (step {self.step})")),
             ("data", f"{source.corpus} {source.split}, sha256 {source.sha256}"),
             ("text", f"{words} words + {source.n_lines} line ends, {score.n_bytes} bytes{unknown}"),
             ("method", f"context {score.context}, stride {score.stride}, one stream, static"),
@@ -111,6 +162,8 @@ class Report:
         if self.bits_lead:
             why = f" (the figure to compare: {self.bits_lead})"
             rows.insert(5, ("bits per byte", rows.pop(9)[1] + why))
+        rows += self._member_rows()
+        rows += self.adaptive.rows() if self.adaptive else []
         return [*rows, ("other conventions", "")] if self.figures else rows
 
     @property
@@ -128,6 +181,25 @@ class Report:
         documents = self.source.n_documents
         return f"{low:.4f} to {high:.4f} of word perplexity, {documents} documents resampled"
 
+    def _member_rows(self) -> list[tuple[str, str]]:
+        return [
+            ("member", f"{m['checkpoint']}, weight {m['weight']:.4f}, alone "
+             f"{m['valid_word_perplexity']:.2f} on the validation text")
+            for m in self.members
+        ]  # fmt: skip
+
+
+def _score_figures(score: Score, interval: Interval) -> dict[str, Any]:
+    return {
+        "loss": score.loss,
+        "nll_total": score.nll_total,
+        "token_perplexity": score.token_perplexity,
+        "word_perplexity": _finite(score.word_perplexity),
+        "word_perplexity_interval": [_finite(x) for x in interval] if interval else None,
+        "bits_per_byte": _finite(score.bits_per_byte),
+        "stride": score.stride,
+    }
+
 
 COMPARISON_HEADERS = (
     "model", "parameters", "step", "loss", "token ppl", "word ppl", "bits per byte", "",
@@ -144,8 +216,8 @@ def comparison_rows(reports: Sequence[Report]) -> list[list[str]]:
     return [
         [
             report.checkpoint.removesuffix("/best.pt"),
-            str(report.parameters),
-            str(report.step),
+            str(report.parameters or "-"),
+            "-" if report.step is None else str(report.step),
             f"{report.score.loss:.4f}",
             f"{report.score.token_perplexity:.4f}",
             f"{report.score.word_perplexity:.4f}",

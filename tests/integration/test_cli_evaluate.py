@@ -128,10 +128,65 @@ def test_the_source_and_no_path_says_what_wikitext_is(
     assert "pages alone, detokenised (lm-eval wikitext)" in capsys.readouterr().out
 
 
+def test_an_ensemble_with_counts_is_no_worse_than_its_members(
+    run: tuple[Path, Path, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, floor = result(capsys, run[0], "ngram")
+    assert (model["members"], floor["step"]) == ([], None)
+    mixed = result(capsys, run[0], "ngram", "--ensemble")
+    best = min(model["nll_total"], floor["nll_total"])
+    assert mixed["nll_total"] <= best * (1 + 1e-9)  # six steps add nothing to counts
+    weights = [member["weight"] for member in mixed["members"]]
+    assert sum(weights) == pytest.approx(1)
+    assert [member["step"] for member in mixed["members"]] == [6, None]
+    for alone, member in zip((model, floor), mixed["members"], strict=True):
+        assert member["valid_word_perplexity"] == pytest.approx(alone["word_perplexity"])
+    assert main(["evaluate", str(run[0]), "ngram", "--ensemble"]) == 0
+    assert f"weight {weights[1]:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["cache", "both"])
+def test_adaptation_is_a_column_of_its_own_tuned_on_validation(
+    run: tuple[Path, Path, float], capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    valid = f"data.valid_file={write_text(run[1] / 'short.txt', paragraphs=1, seed=4)}"
+    static = result(capsys, run[0], "--set", valid)
+    adapted = result(capsys, run[0], "--set", valid, "--adapt", kind)
+    found = adapted["adaptive"]
+    assert adapted["nll_total"] == static["nll_total"]
+    assert static["adaptive"] is None
+    assert found["nll_total"] < static["nll_total"]
+    expected = {"cache": {"sharpness", "share", "size"}}
+    expected["both"] = expected["cache"] | {"rate", "decay"}
+    assert set(found["settings"][str(run[0])]) == expected[kind]
+    assert found["seconds"] > 0
+    assert found["tuning_seconds"] > 0
+    # Whatever is scored, the settings are those of the validation text.
+    odd = write_text(run[1] / "odd.txt", paragraphs=2, seed=5)
+    text = ("--text", odd, "--set", valid)
+    elsewhere = result(capsys, run[0], *text, "--adapt", kind)
+    assert elsewhere["adaptive"]["settings"] == found["settings"]
+    assert elsewhere["n_tokens"] != adapted["n_tokens"]
+
+
+def test_an_ensemble_adapts_member_by_member(
+    run: tuple[Path, Path, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", str(run[0]), "ngram", "--ensemble", "--adapt", "cache"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert text.count("word perplexity:") == 1
+    assert "adaptive:         cache; each token is scored before" in text
+    assert "ngram (Kneser-Ney, order 5): sharpness 0, share" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["--set", "model.d_model=8"], 2, "data.* settings"),
+        (["--ensemble"], 2, "--ensemble mixes two or more"),
+        (["--adapt", "much"], 2, "much"),
+        (["ngram", "--ensemble", "--adapt", "both"], 2, "ngram has no weights"),
         (["--set", "data.sequence_length=8"], 2, "--context"),
         (["--stride", "20"], 2, "stride 20"),
         (["--text", "x", "--split", "test"], 2, "--text"),

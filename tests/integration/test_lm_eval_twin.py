@@ -20,9 +20,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from infinito.evaluate.detokenise import detokenise_wikitext
-from infinito.evaluate.evaluation import EvaluationOptions, evaluate
+from infinito.evaluate.evaluation import EvaluationOptions
 from infinito.load import LoadedModel
-from tests.evaluation_support import byte_tokenizer, loaded_tiny, store_of
+from tests.evaluation_support import byte_tokenizer, evaluated, loaded_tiny, store_of
 
 TOKENIZER = byte_tokenizer()
 PAGES = [
@@ -76,7 +76,7 @@ def nats_of(loaded: LoadedModel, pairs: Pairs) -> float:
 
 def figures(loaded: LoadedModel, context: int) -> dict[str, float]:
     options = EvaluationOptions(context=context, all_conventions=True)
-    report = evaluate(loaded, store_of(PAGES, TOKENIZER), "test", "x", options, True)
+    report = evaluated(loaded, store_of(PAGES, TOKENIZER), "test", "x", options, True)
     found: dict[str, float] = report.to_plain()["conventions"]
     return found
 

@@ -17,13 +17,13 @@ from infinito.attention import KINDS
 from infinito.config.loading import config_from_plain
 from infinito.errors import CheckpointError, DivergedError
 from infinito.evaluate.causality import check_causality
-from infinito.evaluate.evaluation import EvaluationOptions, evaluate
+from infinito.evaluate.evaluation import EvaluationOptions
 from infinito.model import attention
 from infinito.model.block import Block
 from infinito.runtime.precision import autocast
 from infinito.runtime.random import fixed_draws
 from infinito.train.trainer import Trainer
-from tests.evaluation_support import loaded_tiny, store_of, tiny_model
+from tests.evaluation_support import evaluated, loaded_tiny, store_of, tiny_model
 from tests.support import tiny_settings
 
 Leaks = Callable[[Tensor, Tensor], Tensor]
@@ -115,9 +115,9 @@ def test_an_evaluation_tests_as_far_as_it_reads(monkeypatch: pytest.MonkeyPatch)
     leak(monkeypatch, lambda row, key: row >= 64, always)
     loaded = loaded_tiny()
     text = store_of(["a text of some words .\n" * 9], loaded.tokenizer)
-    evaluate(loaded, text, "valid", "x", EvaluationOptions(context=64))
+    evaluated(loaded, text, "valid", "x", EvaluationOptions(context=64))
     with pytest.raises(CheckpointError, match="causality"):
-        evaluate(loaded, text, "valid", "x", EvaluationOptions(context=128))
+        evaluated(loaded, text, "valid", "x", EvaluationOptions(context=128))
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from infinito.evaluate.detokenise import detokenise_wikitext
-from infinito.evaluate.evaluation import EvaluationOptions, evaluate
+from infinito.evaluate.evaluation import EvaluationOptions
 from infinito.evaluate.perplexity import perplexity
-from tests.evaluation_support import byte_tokenizer, loaded_tiny, store_of
+from tests.evaluation_support import byte_tokenizer, evaluated, loaded_tiny, store_of
 
 TOKENIZER = byte_tokenizer()
 DOCUMENTS = [f" = Page {n} = \n \n It was @-@ it seems - number {n} , again .\n" for n in range(6)]
@@ -20,7 +20,7 @@ STORE = store_of(DOCUMENTS, TOKENIZER)
 
 
 def test_text_and_document_agree() -> None:
-    report = evaluate(loaded_tiny(), STORE, "valid", "python-docs", EvaluationOptions())
+    report = evaluated(loaded_tiny(), STORE, "valid", "python-docs", EvaluationOptions())
     plain, text = report.to_plain(), report.to_text()
     labels = {
         "loss": "loss", "token_perplexity": "token perplexity",
@@ -37,7 +37,7 @@ def test_text_and_document_agree() -> None:
 
 
 def test_closed_vocabularies_are_named() -> None:
-    report = evaluate(loaded_tiny(), STORE, "valid", "python-docs", EvaluationOptions())
+    report = evaluated(loaded_tiny(), STORE, "valid", "python-docs", EvaluationOptions())
     closed = dataclasses.replace(report, tokenizer_kind="word", vocab_size=33278)
     assert "AWD-LSTM convention, closed vocabulary of 33278 words" in closed.to_text()
 
@@ -51,31 +51,31 @@ def test_closed_vocabularies_are_named() -> None:
     ],
 )
 def test_warnings_about_the_text(hashes: dict[str, str], words: str | None) -> None:
-    warnings = evaluate(loaded_tiny(**hashes), STORE, "valid", "x", EvaluationOptions()).warnings
+    warnings = evaluated(loaded_tiny(**hashes), STORE, "valid", "x", EvaluationOptions()).warnings
     assert (words is None and not warnings) or (words is not None and words in warnings[0])
 
 
 def test_wonderful_perplexity_on_wikitext_is_called_a_leak() -> None:
     many = dataclasses.replace(STORE, n_words=10**6)
-    report = evaluate(loaded_tiny(), many, "test", "wikitext-2", EvaluationOptions(), True)
+    report = evaluated(loaded_tiny(), many, "test", "wikitext-2", EvaluationOptions(), True)
     assert report.score.word_perplexity < 20
     assert "a leak, not a success" in report.to_text()
-    assert not evaluate(loaded_tiny(), many, "text", "wikitext-2", EvaluationOptions()).warnings
-    assert not evaluate(
+    assert not evaluated(loaded_tiny(), many, "text", "wikitext-2", EvaluationOptions()).warnings
+    assert not evaluated(
         loaded_tiny(), STORE, "test", "wikitext-2", EvaluationOptions(), True
     ).warnings
 
 
 def test_numbers_beyond_floats_become_null() -> None:
     none = dataclasses.replace(STORE, n_words=0)
-    plain = evaluate(loaded_tiny(), none, "valid", "x", EvaluationOptions()).to_plain()
+    plain = evaluated(loaded_tiny(), none, "valid", "x", EvaluationOptions()).to_plain()
     assert plain["word_perplexity"] is None
     assert plain["word_perplexity_interval"] is not None
 
 
 def test_all_conventions_are_those_of_a_plain_computation() -> None:
     request = EvaluationOptions(context=8, stride=8, all_conventions=True)
-    report = evaluate(loaded_tiny(), STORE, "valid", "wikitext-2", request, True)
+    report = evaluated(loaded_tiny(), STORE, "valid", "wikitext-2", request, True)
     figures = report.to_plain()["conventions"]
     score = report.score
     assert figures["word_perplexity_no_overlap"] == pytest.approx(score.word_perplexity, rel=1e-6)

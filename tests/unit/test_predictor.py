@@ -27,6 +27,9 @@ class Counts:
         self.counts: Counter[int] = Counter()
         self.calls: list[tuple[str, int]] = []
 
+    def restart(self) -> None:
+        self.counts.clear()
+
     def nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
         total = self.counts.total() + 257
         self.calls.append(("nats", int((targets != IGNORED).sum())))
