@@ -18,7 +18,7 @@ from infinito.attention.chunked import weight_blocks
 from infinito.errors import ConfigError, DataError, DivergedError
 from infinito.evaluate.mode import evaluation_mode
 from infinito.load import LoadedModel
-from infinito.model.attention import SelfAttention
+from infinito.model.attention import SelfAttention, head_lambdas
 from infinito.model.language_model import LanguageModel
 
 #: More positions of one head than this are too fine to see.
@@ -77,6 +77,7 @@ class _Collector:
     """Sums the statistics of every layer; called before each attention with its input."""
 
     def __init__(self, model: LanguageModel, rows_per_block: int | None) -> None:
+        self.model = model
         self.attentions = [m for m in model.modules() if isinstance(m, SelfAttention)]
         self.heads = model.config.n_heads
         self.rows_per_block = rows_per_block
@@ -117,7 +118,7 @@ class _Collector:
             n_windows=n_windows,
             length=length,
             means=self.sums / (n_windows * (length - FEWEST_KEYS + 1)),
-            lambdas=[_lambdas(attention, self.heads) for attention in self.attentions],
+            lambdas=head_lambdas(self.model),
             lambda_is_trained=first.log_lambda is not None,
             example=torch.stack(self.examples),
         )
@@ -138,11 +139,6 @@ def _whole(call: Call) -> Tensor:
     for rows, weights in weight_blocks(call):
         whole[:, rows.start : rows.stop, : rows.stop] = weights[0].cpu()
     return whole
-
-
-def _lambdas(attention: SelfAttention, heads: int) -> list[float]:
-    values: list[float] = torch.as_tensor(attention.lam).expand(heads).tolist()
-    return values
 
 
 def _eager(model: LanguageModel) -> AbstractContextManager[object]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Weights below are drawn alike; uniform attention over 128 keys is 0.008.
-_FAINTEST = 1e-3
+FAINTEST = 1e-3
 #: A picture of many heads is no wider or higher than this.
 _LARGEST_INCHES = 24.0
 _NARROWEST_INCHES = 4.8
@@ -32,7 +32,7 @@ def attention_figure(report: AttentionReport) -> Figure:
     figure, axes = _figure(heads * side + 1.8, layers * side + 1.2)
     mosaic, centres = _mosaic(report.example.numpy())
     image = axes.imshow(
-        mosaic, norm=LogNorm(_FAINTEST, 1.0), cmap="viridis", interpolation="antialiased"
+        mosaic, norm=LogNorm(FAINTEST, 1.0), cmap="viridis", interpolation="antialiased"
     )
     _name_axes(axes, centres[:layers], centres[:heads])
     axes.set_title(

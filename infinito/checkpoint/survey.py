@@ -122,7 +122,7 @@ def _whole(path: Path, content: dict[str, Any], losses: dict[int, float]) -> dic
         path, step, "ok",
         epoch=float(content["epoch"]),
         loss=losses[max(logged)] if logged else None,
-        valid_word_perplexity=_finite(perplexity),
+        valid_word_perplexity=finite(perplexity),
     )  # fmt: skip
 
 
@@ -150,13 +150,14 @@ def _training_losses(metrics: Path) -> dict[int, float]:
     with metrics.open("rb") as file:
         for line in file:
             record = json_object(line) or {}
-            loss = _finite(record.get("loss"))
+            loss = finite(record.get("loss"))
             if type(record.get("step")) is int and loss is not None:
                 losses[record["step"]] = loss
     return losses
 
 
-def _finite(value: Any) -> float | None:
+def finite(value: Any) -> float | None:
+    """``value`` where it is a finite number, whatever a stranger's JSON says it is."""
     # Bounds instead of isfinite: an integer beyond the range of floats is an overflow there.
     is_number = type(value) in (int, float) and -1e300 < value < 1e300
     return float(value) if is_number else None

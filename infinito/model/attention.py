@@ -86,3 +86,10 @@ class SelfAttention(nn.Module, DeclaresRoles):
         """(B, T, heads * D) -> (B, heads, T, D)."""
         heads: Tensor = x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
         return heads
+
+
+@torch.no_grad()
+def head_lambdas(model: nn.Module) -> list[list[float]]:
+    """lambda of each layer and head of ``model``."""
+    attentions = [module for module in model.modules() if isinstance(module, SelfAttention)]
+    return [torch.as_tensor(one.lam).expand(one.n_heads).tolist() for one in attentions]

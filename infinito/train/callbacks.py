@@ -51,6 +51,8 @@ class Record:
             fields["valid_loss"] = turn.evaluation.score.loss
             fields["valid_word_perplexity"] = turn.evaluation.score.word_perplexity
             fields["valid_bits_per_byte"] = turn.evaluation.score.bits_per_byte
+            if trainer.config.model.attention.learnable_lambda:
+                fields["attention_lambda"] = turn.evaluation.lambdas
         if turn.sample is not None:
             fields["sample"] = turn.sample
         if fields:

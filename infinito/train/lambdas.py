@@ -25,7 +25,7 @@ from infinito.data.prepare import Dataset
 from infinito.errors import ConfigError, DataError
 from infinito.evaluate.perplexity import Score
 from infinito.load import OpenedCheckpoint, planned_model
-from infinito.model.attention import SelfAttention
+from infinito.model.attention import head_lambdas
 from infinito.model.roles import Role, declared_parameters
 from infinito.runtime.events import note
 from infinito.train.automatic import resolve
@@ -154,14 +154,14 @@ def fit_lambda(trainer: Trainer) -> LambdaFit:
     Raises:
         DivergedError: the loss is not finite.
     """
-    before, keeper = lambdas(trainer), _KeepBest(trainer)
+    before, keeper = head_lambdas(trainer.model), _KeepBest(trainer)
     every = math.ceil(trainer.total_steps / _EVALUATIONS)
     result = run(trainer, [Evaluate(every), keeper])
     _restore(trainer, keeper.state)
     difference = keeper.best.token_nll - keeper.first.token_nll
     return LambdaFit(
         before=before,
-        after=lambdas(trainer),
+        after=head_lambdas(trainer.model),
         loss_before=keeper.first.loss,
         loss_after=keeper.best.loss,
         noise=standard_error(difference, trainer.config.data.sequence_length),
@@ -181,12 +181,6 @@ def save_fitted(opened: OpenedCheckpoint, trainer: Trainer, path: Path) -> None:
     changed = {"config": config, "model": weights, "average": None, "optimizers": moments}
     with reserved(path):
         write_checkpoint(path, {**opened.content, **changed})
-
-
-def lambdas(trainer: Trainer) -> list[list[float]]:
-    """Lambda of each layer and head."""
-    attentions = [m for m in trainer.model.modules() if isinstance(m, SelfAttention)]
-    return [torch.as_tensor(attention.lam).tolist() for attention in attentions]
 
 
 def _state(trainer: Trainer) -> dict[str, Tensor]:

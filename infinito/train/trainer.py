@@ -42,6 +42,7 @@ from infinito.load import (
     open_checkpoint,
     parameter_shapes,
 )
+from infinito.model.attention import head_lambdas
 from infinito.model.count import count_parameters
 from infinito.model.roles import Role, declared_parameters
 from infinito.optim.average import Average
@@ -65,10 +66,11 @@ _BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A validation: its score, and whether its loss is the best so far."""
+    """A validation: its score, whether its loss is the best so far, and lambda of each head."""
 
     score: Score
     is_best: bool
+    lambdas: list[list[float]]
 
 
 class Trainer:
@@ -169,7 +171,8 @@ class Trainer:
                 "valid_word_perplexity": result.word_perplexity,
             }
         )
-        return Evaluation(result, is_best)
+        with self._evaluation_weights(), unsharded(self.model):
+            return Evaluation(result, is_best, head_lambdas(self.model))
 
     def sample(self) -> str | None:
         """``training.sample_prompt`` and how the model goes on; None without a prompt.

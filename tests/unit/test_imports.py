@@ -21,7 +21,7 @@ RANKS = (
     ("attention", "config", "distributed", "kernels", "runtime", "tokenizer"),
     ("model", "data", "optim", "checkpoint", "telemetry", "fusion"),
     ("load",),
-    ("train", "evaluate", "generate", "analyze", "search", "export", "hf"),
+    ("train", "evaluate", "generate", "analyze", "search", "export", "hf", "report"),
     ("bench",),
     ("optimise",),
     ("cli",),
