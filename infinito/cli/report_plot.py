@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-from infinito.cli.options import directory_name
+from infinito.cli.options import complete_run, directory_name
 from infinito.cli.output import say
 
 Runs = Annotated[
-    list[Path], typer.Argument(metavar="RUN...", help="Run directories.", show_default=False)
+    list[Path],
+    typer.Argument(
+        metavar="RUN...", help="Run directories.", show_default=False, autocompletion=complete_run
+    ),
 ]
 
 

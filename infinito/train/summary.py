@@ -34,7 +34,7 @@ def summary_lines(trainer: Trainer, result: RunResult, directory: RunDirectory) 
         )
         saved = [run / name for name in (BEST_FILE, LAST_FILE) if (run / name).exists()]
         lines.append(f"saved:      {', '.join(map(str, saved))}")
-    lines.append(f"report:     {command('report', run)}")
     lines.append(f"next:       {command('evaluate', run)}")
     lines.append(f'            {command("generate", run, "--prompt")} "..."')
+    lines.append(f"report:     {command('report', run)}")
     return lines

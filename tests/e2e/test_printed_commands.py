@@ -31,7 +31,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_after_training_and_where_a_run_is_already(place: Path) -> None:
     done = infinito("train", "--config", "tiny.yaml")
-    assert commands(done.err) == [["evaluate", NAME], ["generate", NAME, "--prompt", "..."]]
+    assert commands(done.err) == [
+        ["evaluate", NAME], ["generate", NAME, "--prompt", "..."], ["report", NAME],
+    ]  # fmt: skip
     again = infinito("train", "--config", "tiny.yaml").refused(6)
     [[resume, run]] = commands(again)
     assert (resume, Path(run)) == ("resume", place / NAME)
