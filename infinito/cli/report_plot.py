@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from infinito.cli.options import complete_run, directory_name
+from infinito.cli.options import complete_run, output_directory
 from infinito.cli.output import say
 
 Runs = Annotated[
@@ -22,11 +22,9 @@ def report(
     runs: Runs,
     output_dir: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            parser=directory_name,
-            help="Where the files go; absent: the run's own directory, of several runs report/ "
-            "beside the first.",
+        output_directory(
+            "Where the files go; absent: the run's own directory, of several runs report/ beside "
+            "the first."
         ),
     ] = None,
 ) -> None:
