@@ -164,13 +164,8 @@ class Trainer:
                 SharedPredictor(self.model, self.tokenizer), store, context=length, stride=length,
                 batch_size=max(self.config.training.batch_size, windows_a_pass(length)),
             )  # fmt: skip
-        is_best = self.progress.add_evaluation(
-            {
-                "step": self.progress.step,
-                "valid_loss": result.loss,
-                "valid_word_perplexity": result.word_perplexity,
-            }
-        )
+        figures = {"valid_loss": result.loss, "valid_word_perplexity": result.word_perplexity}
+        is_best = self.progress.add_evaluation({"step": self.progress.step, **figures})
         with self._evaluation_weights(), unsharded(self.model):
             return Evaluation(result, is_best, head_lambdas(self.model))
 
