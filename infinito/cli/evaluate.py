@@ -66,6 +66,14 @@ def evaluate(
             "--all-conventions", help="Also the figures of other codes; takes several times longer."
         ),
     ] = False,
+    exact_words: Annotated[
+        bool,
+        typer.Option(
+            "--exact-words",
+            help="Also the word perplexity of the training text's closed vocabulary, of a model "
+            "that spells words in pieces; takes about twice as long.",
+        ),
+    ] = False,
     ensemble: Annotated[
         bool,
         typer.Option(
@@ -91,7 +99,7 @@ def evaluate(
     from infinito.errors import ConfigError
 
     references = [*(checkpoints or []), *([checkpoint] if checkpoint else [])]
-    other_texts = ensemble or adapt != "none" or NGRAM in references
+    other_texts = ensemble or adapt != "none" or exact_words or NGRAM in references
     if text is not None and (split is not None or (settings and not other_texts)):
         raise ConfigError("--text names the text: --split and --set do not apply", "drop them")
     if ensemble and len(references) < 2:
@@ -103,7 +111,7 @@ def evaluate(
     from infinito.runtime.events import reading
     from infinito.telemetry.bar import TerminalBar
 
-    request = EvaluationOptions(context, stride, batch_size, all_conventions, adapt)
+    request = EvaluationOptions(context, stride, batch_size, all_conventions, adapt, exact_words)
     reports: list[Report] = []
     with reading(TerminalBar()):
         evaluation = _Evaluation(device, split, text, settings or [], request)

@@ -6,12 +6,15 @@ import time
 from dataclasses import dataclass
 
 from infinito.data.token_store import TokenStore, why_bits_lead
+from infinito.errors import ConfigError
 from infinito.evaluate.adaptation import adapt
 from infinito.evaluate.causality import CHECKED_LENGTH, check_causality
-from infinito.evaluate.conventions import Measured, all_conventions
-from infinito.evaluate.interval import word_perplexity_interval
+from infinito.evaluate.closed_words import ClosedWords, Lexicon
+from infinito.evaluate.conventions import Figure, Measured, all_conventions
+from infinito.evaluate.interval import document_texts, word_perplexity_interval
 from infinito.evaluate.members import Subject, Texts
 from infinito.evaluate.perplexity import Score, resolve_windows, score
+from infinito.evaluate.predictor import ModelPredictor
 from infinito.evaluate.report import LEAK_BELOW, Adapt, Report, Source
 from infinito.model.count import count_parameters
 
@@ -25,6 +28,7 @@ class EvaluationOptions:
     batch_size: int | None = None
     all_conventions: bool = False
     adapt: Adapt = "none"
+    exact_words: bool = False
 
 
 def evaluate(
@@ -60,6 +64,8 @@ def evaluate(
     result = score(predictor, store, context=context, stride=stride, batch_size=batch_size)
     measured = Measured(predictor, store, result, batch_size, is_wikitext)
     figures = all_conventions(measured) if request.all_conventions else []
+    if request.exact_words:
+        figures.append(_exact_words(subject, store, texts, result, batch_size))
     seconds = time.monotonic() - start
     adaptive = None
     if request.adapt != "none":
@@ -88,6 +94,26 @@ def evaluate(
         members=subject.members,
         adaptive=adaptive,
     )  # fmt: skip
+
+
+def _exact_words(
+    subject: Subject, store: TokenStore, texts: Texts, static: Score, batch_size: int
+) -> Figure:
+    """The word perplexity over the vocabulary of the training text."""
+    start, model = time.monotonic(), subject.predictor
+    if not isinstance(model, ModelPredictor):
+        raise ConfigError(f"--exact-words: {subject.name} is not one model", "name one alone")
+    lexicon = Lexicon(document_texts(texts("train"), model.tokenizer), model.tokenizer)
+    closed = score(
+        ClosedWords(model.model, model.tokenizer, lexicon),
+        store, context=static.context, stride=static.stride, batch_size=batch_size,
+    )  # fmt: skip
+    return Figure(
+        "word_perplexity_closed_vocabulary",
+        closed.word_perplexity,
+        f"word ppl, closed vocabulary of the {lexicon.n_words} words of the training text, exact "
+        f"({time.monotonic() - start:.0f} s)",
+    )
 
 
 def _warnings(

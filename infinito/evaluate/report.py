@@ -67,7 +67,7 @@ class Adaptive:
             ("  per word", f"perplexity {score.word_perplexity:.4f}, {spread}"),
             ("  per token", f"perplexity {score.token_perplexity:.4f}"),
             ("  bits per byte", f"{score.bits_per_byte:.4f}"),
-            ("  settings", f"from {plain['tuned_on']}"),
+            ("  settings", f"segments of {score.stride} tokens; from {plain['tuned_on']}"),
             (
                 "  time",
                 f"{self.seconds:.1f} s, {plain['tokens_per_second']:.0f} tokens/s; "

@@ -186,6 +186,7 @@ def test_an_ensemble_adapts_member_by_member(
         (["--set", "model.d_model=8"], 2, "data.* settings"),
         (["--ensemble"], 2, "--ensemble mixes two or more"),
         (["--adapt", "much"], 2, "much"),
+        (["ngram", "--ensemble", "--exact-words"], 2, "is not one model"),
         (["ngram", "--ensemble", "--adapt", "both"], 2, "ngram has no weights"),
         (["--set", "data.sequence_length=8"], 2, "--context"),
         (["--stride", "20"], 2, "stride 20"),
