@@ -22,7 +22,9 @@ from infinito.evaluate.windows import (
     rolling_windows,
     second_half_windows,
     sliding_windows,
+    strided_windows,
 )
+from infinito.tokenizer.coder import UNKNOWN
 
 _HUGGING_FACE_STRIDE = 512
 _LLAMA_CPP_CHUNK = 512
@@ -48,11 +50,16 @@ class Measured(NamedTuple):
 
 def all_conventions(measured: Measured) -> list[Figure]:
     """Every further figure that makes sense for the tokenizer; costs several passes."""
-    figures = _denominators(measured) + _contexts(measured) + _second_halves(measured)
+    others = _second_halves(measured)
     # The rest re-tokenises text, which the words of a closed vocabulary may not cover.
     if measured.predictor.tokenizer.kind != "word":
-        figures += _hugging_face(measured) + _lm_eval(measured)
-    return figures
+        others += _hugging_face(measured) + _lm_eval(measured)
+    if measured.store.n_unknown:  # what others publish is of the text as it was written
+        others = [
+            Figure(key, value, f"{meaning}; of a text with {UNKNOWN}: not comparable")
+            for key, value, meaning in others
+        ]
+    return _denominators(measured) + _contexts(measured) + others
 
 
 def _denominators(measured: Measured) -> list[Figure]:
@@ -121,19 +128,24 @@ def _second_halves(measured: Measured) -> list[Figure]:
 
 
 def _hugging_face(measured: Measured) -> list[Figure]:
-    """The transformers documentation: lines joined by a blank line, a stride, token perplexity."""
-    text = "".join(document_texts(measured.store, measured.predictor.tokenizer))
-    joined = "\n\n".join(text.splitlines(keepends=True))
-    tokens = np.array(measured.predictor.tokenizer.encode(joined), dtype=np.int64)
-    if len(tokens) < 2:
-        return []
-    context, stride = measured.score.context, _half(measured.score.context)
-    windows = sliding_windows(0, len(tokens), context, stride)
+    """The transformers documentation to the letter: rows joined by blank lines, after one eos.
+
+    Blank lines are empty rows there. Its mean over windows counts one token less than was scored
+    in each but the first.
+    """
+    tokenizer, context = measured.predictor.tokenizer, max(2, measured.score.context)
+    text = "".join(document_texts(measured.store, tokenizer))
+    rows = [row if row.strip() else "" for row in text.splitlines(keepends=True)]
+    tokens = np.array([tokenizer.eos_id, *tokenizer.encode("\n\n".join(rows))], dtype=np.int64)
+    stride = _half(context)
+    windows = list(strided_windows(len(tokens), context, stride))
     nats = stream_nats(measured.predictor, tokens, windows, measured.batch_size)
+    counts = [end - scored - bool(i) for i, (_, end, scored) in enumerate(windows)]
+    means = [nats[scored:end].mean() for _, end, scored in windows]
     return [
         Figure(
             "token_perplexity_hugging_face",
-            perplexity(float(nats[1:].sum()), len(tokens) - 1),
+            perplexity(float(np.dot(means, counts)), sum(counts)),
             f"token ppl, lines joined by blank lines, stride {stride} (transformers docs)",
         )
     ]

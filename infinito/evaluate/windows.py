@@ -62,6 +62,21 @@ def second_half_windows(length: int, context: int) -> Iterator[Window]:
         yield Window(begin + 1, begin + context, begin + context // 2 + 1)
 
 
+def strided_windows(length: int, context: int, stride: int) -> Iterator[Window]:
+    """Windows that read ``context`` tokens and score the new ones, never the text's first token.
+
+    As in the transformers documentation: what ``context`` counts there holds the token predicted
+    last, so one less is read than in :func:`sliding_windows`.
+    """
+    scored_from = 1
+    for begin in range(0, length - 1, stride):
+        end = min(begin + context, length)
+        yield Window(begin + 1, end, scored_from)
+        if end == length:
+            return
+        scored_from = end
+
+
 def batches(windows: Iterable[Window], size: int) -> Iterator[list[Window]]:
     """Groups of ``size`` windows, the last perhaps smaller."""
     group: list[Window] = []
