@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from infinito.errors import ConfigError
-from infinito.kernels import plain
+from infinito.kernels import compiled, plain
+from infinito.kernels.native import REMEDY, describe_library
 from infinito.kernels.table import Operation, Variant, no_objection
 
 TORCH = "torch"
@@ -30,6 +31,10 @@ class StepShape:
     length: int = 256
     width: int = 256
     hidden: int = 1024  # of the feed-forward network
+    d_head: int = 64
+    heads: int = 4
+    key_heads: int = 4
+    vocabulary: int = 8192
     dropout: float = 0.1
 
 
@@ -45,18 +50,68 @@ class FusedOperation(Operation[StepShape]):
     inputs: Callable[[StepShape], tuple[Any, ...]]
 
 
-def _tensor(shape: StepShape, dtype: torch.dtype, *sizes: int) -> Tensor:
-    return torch.randn(*sizes, dtype=dtype, device=shape.device).requires_grad_()
+def _stream(s: StepShape, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, dtype=dtype, device=s.device).requires_grad_()
 
 
-def _residual_inputs(shape: StepShape) -> tuple[Any, ...]:
-    sizes = (shape.batch, shape.length, shape.width)
-    stream, branch = (_tensor(shape, dtype, *sizes) for dtype in (torch.float32, shape.dtype))
-    return stream, branch, shape.dropout, _tensor(shape, torch.float32, shape.width), 1e-6
+def _residual_inputs(s: StepShape) -> tuple[Any, ...]:
+    sizes = (s.batch, s.length, s.width)
+    return (
+        _stream(s, *sizes),
+        _stream(s, *sizes, dtype=s.dtype),
+        s.dropout,
+        _stream(s, s.width),
+        1e-6,
+    )
 
 
-def _hidden_inputs(shape: StepShape) -> tuple[Any, ...]:
-    return (_tensor(shape, shape.dtype, shape.batch, shape.length, shape.hidden),)
+def _norm_inputs(s: StepShape) -> tuple[Any, ...]:
+    return _stream(s, s.batch, s.length, s.width), 0.0, _stream(s, s.width), 1e-6
+
+
+def _embedding_inputs(s: StepShape) -> tuple[Any, ...]:
+    tokens = torch.randint(s.vocabulary, (s.batch, s.length), device=s.device)
+    return _stream(s, s.vocabulary, s.width), tokens, s.dropout, _stream(s, s.width), 1e-6
+
+
+def _hidden(s: StepShape) -> Tensor:
+    return _stream(s, s.batch, s.length, s.hidden, dtype=s.dtype)
+
+
+def _heads_inputs(s: StepShape) -> tuple[Any, ...]:
+    joined = (s.heads + 2 * s.key_heads) * s.d_head
+    tables = torch.randn(2, s.length, s.d_head, device=s.device).unbind()
+    gains = _stream(s, s.d_head), _stream(s, s.d_head)
+    product = _stream(s, s.batch, s.length, joined, dtype=s.dtype)
+    return product, *gains, *tables, s.heads, s.key_heads, 1e-6
+
+
+def _loss_inputs(s: StepShape) -> tuple[Any, ...]:
+    rows = min(s.batch * s.length, max(64, (1 << 21) // s.vocabulary))
+    logits = _stream(s, rows, s.vocabulary, dtype=s.dtype).detach()
+    return logits, torch.randint(s.vocabulary, (rows,), device=s.device), 1.0
+
+
+def _objection(shape: StepShape) -> str | None:
+    if shape.device != "cpu":
+        return f"the tensors are on {shape.device}"
+    if shape.dtype not in compiled.DTYPES:
+        return f"it takes float32 and bfloat16, not {shape.dtype}"
+    return compiled.missing
+
+
+def _heads_objection(shape: StepShape) -> str | None:
+    if shape.d_head > compiled.MOST_HEAD_WIDTH:
+        return f"head width {shape.d_head} exceeds {compiled.MOST_HEAD_WIDTH}"
+    return _objection(shape)
+
+
+def _in_c(
+    run: Callable[..., Any],
+    what: str = "",
+    objection: Callable[[StepShape], str | None] = _objection,
+) -> Variant[StepShape]:
+    return Variant(lambda: f"one pass, {describe_library()}{what}", objection, run, REMEDY)
 
 
 def _operation(
@@ -72,20 +127,50 @@ def _operation(
     return FusedOperation(name, {**variants, TORCH: last}, StepShape, inputs)
 
 
+def _dropping(
+    of: Callable[[compiled.Draws], Callable[..., Any]],
+) -> dict[str, Variant[StepShape]]:
+    """In C, with a dropout that counts, and with one that draws a mask as the twin does."""
+    return {
+        "c_counter": _in_c(of(compiled.counted), ", dropout by a counter"),
+        "c": _in_c(of(compiled.masked), ", dropout by the usual mask"),
+    }
+
+
 OPERATIONS: dict[str, FusedOperation] = {
     operation.name: operation
     for operation in (
-        _operation("residual", _residual_inputs, plain.residual),
-        _operation("squared_relu", _hidden_inputs, plain.squared_relu),
+        _operation(
+            "embedding", _embedding_inputs, plain.embedding, **_dropping(compiled.embedding)
+        ),
+        _operation("norm", _norm_inputs, plain.norm, **_dropping(compiled.norm)),
+        _operation("residual", _residual_inputs, plain.residual, **_dropping(compiled.residual)),
+        _operation(
+            "heads", _heads_inputs, plain.heads,
+            c=_in_c(compiled.heads, objection=_heads_objection),
+        ),
+        _operation(
+            "squared_relu", lambda s: (_hidden(s),), plain.squared_relu,
+            c=_in_c(compiled.squared_relu),
+        ),
+        _operation(
+            "swiglu", lambda s: (_hidden(s), _hidden(s)), plain.swiglu, c=_in_c(compiled.swiglu)
+        ),
+        _operation("loss", _loss_inputs, plain.softmax_slope, c=_in_c(compiled.softmax_slope)),
     )
-}
+}  # fmt: skip
+
+#: The same draws and, within rounding, the same results as without fusion.
+_CONSERVATIVE: dict[str, tuple[str, ...]] = dict.fromkeys(OPERATIONS, ("c",))
+#: Everything there is; dropout draws other masks.
+_MODERATE = {name: tuple(operation.variants)[:-1] for name, operation in OPERATIONS.items()}
 
 #: {level: {operation: the variants it may take beside torch's, the first that can}}.
 LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
     "none": {},
-    "conservative": {},
-    "moderate": {},
-    "aggressive": {},
+    "conservative": _CONSERVATIVE,
+    "moderate": _MODERATE,
+    "aggressive": _MODERATE,
 }
 #: Levels at which torch.compile runs on top of the plan.
 COMPILED = ("aggressive",)
@@ -120,16 +205,24 @@ class Plan:
     def __str__(self) -> str:
         return " ".join([self.level, *(f"{o}={v}" for o, v in self.variants.items())])
 
+    def fuses(self, operation: str) -> bool:
+        """Whether anything but the plain twin computes it."""
+        return self.variants.get(operation, TORCH) != TORCH
+
     def run(self, operation: str, *arguments: Any) -> Any:
         """The result of an operation on ``arguments``, by the planned variant."""
         name = self.variants.get(operation, TORCH)
         return OPERATIONS[operation].variants[name].run(*arguments)
 
 
+#: All by the plain twins.
+PLAIN = Plan()
+
+
 class Planned:
     """A module that computes by a plan; until it is given one, by the plain twins."""
 
-    plan: Plan = Plan()
+    plan: Plan = PLAIN
 
 
 def make_plan(level: str, shape: StepShape, wanted: Plan) -> tuple[Plan, list[str]]:

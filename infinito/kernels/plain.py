@@ -108,3 +108,65 @@ def residual(
     """x + dropout(branch), and the norm of that, or the same again without a gain."""
     x = x + dropout(branch, probability)
     return x, x if gain is None else rms_norm(x, gain, epsilon)
+
+
+def norm(x: Tensor, probability: float, gain: Tensor, epsilon: float) -> Tensor:
+    """dropout(norm(x)) of rows (..., C)."""
+    return dropout(rms_norm(x, gain, epsilon), probability)
+
+
+def embedding(
+    table: Tensor, tokens: Tensor, probability: float, gain: Tensor, epsilon: float
+) -> Tensor:
+    """dropout(norm(rows of a table (V, C))): (...) int64 -> (..., C)."""
+    return norm(F.embedding(tokens, table), probability, gain, epsilon)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) up (Shazeer 2020)."""
+    return F.silu(gate) * up
+
+
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + D/2]) of (B, H, T, D) by its position's angle."""
+    half = x.shape[-1] // 2
+    swapped = torch.cat([x[..., half:], x[..., :half]], dim=-1)
+    return torch.addcmul(x * cosines, swapped, sines)
+
+
+def heads(
+    joined: Tensor, query_gain: Tensor | None, key_gain: Tensor | None, cosines: Tensor | None,
+    sines: Tensor | None, n_heads: int, key_heads: int, epsilon: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Queries (B, H, T, D), keys and values (B, K, T, D) of a product (B, T, (H + 2 K) D).
+
+    Queries and keys are normed where there are gains (D,), and turned by tables (T, D) if any.
+    """
+    d_head = joined.shape[2] // (n_heads + 2 * key_heads)
+    parts = joined.unflatten(-1, (-1, d_head)).transpose(1, 2)
+    query, key, value = parts.split([n_heads, key_heads, key_heads], dim=1)
+    if query_gain is not None and key_gain is not None:
+        query, key = rms_norm(query, query_gain, epsilon), rms_norm(key, key_gain, epsilon)
+    if cosines is not None and sines is not None:
+        query, key = rotate(query, cosines, sines), rotate(key, cosines, sines)
+    return query.to(value.dtype), key.to(value.dtype), value
+
+
+def softmax_slope(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Loss of each row (N,), 0 if ignored, and ``scale`` times its gradient in the logits (N, V).
+
+    Both are float32. The logits become the gradient in place: softmax - onehot, and nothing where
+    the target is negative. Reading and writing them costs as much as their exponentials, so every
+    pass over them counts.
+    """
+    logits = logits.float()
+    counted = (targets >= 0).to(logits.dtype)[:, None]
+    index = targets.clamp_min(0)[:, None]
+    largest = logits.amax(dim=-1, keepdim=True)
+    chosen = logits.gather(1, index)
+    exponentials = logits.sub_(largest).exp_()
+    sums = exponentials.sum(dim=-1, keepdim=True)
+    nats = (sums.log() + largest - chosen) * counted
+    counted = counted * scale
+    slope = exponentials.mul_(counted / sums).scatter_add_(1, index, -counted)
+    return nats[:, 0], slope

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infinito.attention import distance_attention
 from infinito.config.model_config import ModelConfig
+from infinito.kernels.fusion import Planned
+from infinito.kernels.plain import rotate
 from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.layers import Linear, RMSNorm
-from infinito.model.position import RotaryTable, alibi_slopes, rotate
+from infinito.model.position import RotaryTable, alibi_slopes
 from infinito.model.roles import DeclaresRoles, Role
 
 
-class SelfAttention(nn.Module, DeclaresRoles):
+class SelfAttention(nn.Module, DeclaresRoles, Planned):
     """Causal attention over the tokens read so far (Vaswani et al. 2017).
 
     The score of a key is lambda_h times the scaled dot product, or minus lambda_h times a scaled
@@ -67,6 +70,8 @@ class SelfAttention(nn.Module, DeclaresRoles):
 
     def project(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, D), keys and values (B, K, T, D) of x (B, T, C) from ``start`` on."""
+        if self.plan.fuses("heads"):
+            return self._project_joined(x, start)
         query = self.query_norm(self._heads(self.query(x)))
         key = self.key_norm(self._heads(self.key(x)))
         value = self._heads(self.value(x))
@@ -74,6 +79,22 @@ class SelfAttention(nn.Module, DeclaresRoles):
             cos, sin = self.rotary.rows(start, start + x.shape[1], x.device)
             query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         return query.to(value.dtype), key.to(value.dtype), value
+
+    def _project_joined(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from one product for all three, and one pass over it."""
+        maps = self.query, self.key, self.value
+        bias = None if self.query.bias is None else torch.cat([part.bias for part in maps])
+        joined = F.linear(x, torch.cat([part.matrix() for part in maps]), bias)
+        cos = sin = None
+        if self.rotary is not None:
+            cos, sin = self.rotary.rows(start, start + x.shape[1], x.device)
+        gains = [getattr(norm, "weight", None) for norm in (self.query_norm, self.key_norm)]
+        epsilon = getattr(self.query_norm, "epsilon", 0.0)
+        key_heads = self.key.out_features // self.d_head
+        parts: tuple[Tensor, Tensor, Tensor] = self.plan.run(
+            "heads", joined, *gains, cos, sin, self.n_heads, key_heads, epsilon
+        )
+        return parts
 
     @property
     def lam(self) -> Tensor | float:

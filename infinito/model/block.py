@@ -9,7 +9,7 @@ from infinito.kernels.fusion import Planned
 from infinito.model.attention import SelfAttention
 from infinito.model.experts import MixtureOfExperts
 from infinito.model.key_value_cache import KeyValueCache
-from infinito.model.layers import Dropout, FeedForward, RMSNorm
+from infinito.model.layers import Dropout, FeedForward, RMSNorm, normed
 from infinito.model.position import RotaryTable
 
 
@@ -45,10 +45,10 @@ class Block(nn.Module, Planned):
 
     def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        branch = self.attention(self.attention_norm(x), cache)
+        branch = self.attention(normed(self.plan, self.attention_norm, x), cache)
         for norm, network in self.branches():
-            x, normed = self._add(x, branch, norm)
-            branch = network(normed)
+            x, after_norm = self._add(x, branch, norm)
+            branch = network(after_norm)
         return self._add(x, branch)[0]
 
     def _add(
@@ -57,8 +57,8 @@ class Block(nn.Module, Planned):
         """The residual stream with a branch added, and its norm."""
         fused = norm if isinstance(norm, RMSNorm) else None
         gain, epsilon = (fused.weight, fused.epsilon) if fused else (None, 0.0)
-        x, normed = self.plan.run("residual", x, branch, self.dropout.rate, gain, epsilon)
-        return x, normed if norm is None or fused else norm(x)
+        x, after_norm = self.plan.run("residual", x, branch, self.dropout.rate, gain, epsilon)
+        return x, after_norm if norm is None or fused else norm(x)
 
     def branches(self) -> list[tuple[nn.Module, nn.Module]]:
         """What follows the attention, in order: feed-forward networks, each behind its norm."""

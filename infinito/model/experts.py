@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from infinito.config.model_config import ModelConfig
 from infinito.distributed.ranks import summed
 from infinito.model.layers import FeedForward, Linear, Map
-from infinito.model.loss import compute_dtype
 from infinito.model.roles import Role
+from infinito.runtime.precision import compute_dtype
 
 _ROWS = 32
 #: Of the router's first weights: experts are nearly equally likely at first (Fedus et al., 2.4).

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infinito.config.model_config import ModelConfig
-from infinito.kernels.fusion import Planned
+from infinito.kernels.fusion import Plan, Planned
 from infinito.kernels.plain import dropout, rms_norm
 from infinito.model.roles import DeclaresRoles, Role
 
@@ -93,6 +93,14 @@ class RMSNorm(nn.RMSNorm, DeclaresRoles):
         return rms_norm(x, self.weight, self.epsilon)
 
 
+def normed(plan: Plan, norm: nn.Module, x: Tensor, rate: float = 0.0) -> Tensor:
+    """dropout(norm(x)) by the plan where the norm is one that it knows, in its own dtype then."""
+    if isinstance(norm, RMSNorm):
+        result: Tensor = plan.run("norm", x, rate, norm.weight, norm.epsilon)
+        return result
+    return dropout(norm(x), rate)
+
+
 class FeedForward(nn.Module, Planned):
     """Position-wise network: C -> F -> C, or gated for SwiGLU (Shazeer 2020)."""
 
@@ -111,7 +119,7 @@ class FeedForward(nn.Module, Planned):
         """The network with other linear maps in the place of its own."""
         hidden = up(x)
         if gate is not None:
-            hidden = F.silu(gate(x)) * hidden
+            hidden = self.plan.run("swiglu", gate(x), hidden)
         elif self.activation == "relu2":
             hidden = self.plan.run("squared_relu", hidden)
         else:

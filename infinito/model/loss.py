@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from infinito.kernels.fusion import PLAIN, Plan
+from infinito.runtime.precision import compute_dtype
+
 IGNORED = -100
 CHUNK_ELEMENTS = 1 << 21  # of logits, for a CPU: what its caches hold
 DEVICE_CHUNK_ELEMENTS = 1 << 25  # elsewhere: work enough that launching it costs nothing
@@ -29,12 +32,6 @@ def _chunk_rows(vocab_size: int, device: torch.device) -> int:
     return max(64, chunk_elements(device.type) // vocab_size)
 
 
-def compute_dtype(hidden: Tensor) -> torch.dtype:
-    """The dtype that matrix products run in here: autocast's, else hidden's own."""
-    device = hidden.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-
-
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """left @ right, not rounded to half after its sums where that can be had.
 
@@ -46,36 +43,18 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return left.float() @ right.float() if left.dtype == torch.float16 else left @ right
 
 
-def _nats_and_slope(
-    hidden: Tensor, weight: Tensor, targets: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Loss of each row (N,), 0 if ignored, and ``scale`` times its gradient in the logits (N, V).
-
-    Both are float32. The logits become the gradient in place: softmax - onehot, and nothing where
-    ignored. Reading and writing them costs as much as their exponentials, so every pass over them
-    counts.
-    """
-    logits = _product(hidden, weight.t()).float()
-    counted = (targets != IGNORED).to(logits.dtype)[:, None]
-    index = targets.clamp_min(0)[:, None]
-    largest = logits.amax(dim=-1, keepdim=True)
-    chosen = logits.gather(1, index)
-    exponentials = logits.sub_(largest).exp_()
-    sums = exponentials.sum(dim=-1, keepdim=True)
-    nats = (sums.log() + largest - chosen) * counted
-    counted = counted * scale
-    slope = exponentials.mul_(counted / sums).scatter_add_(1, index, -counted)
-    return nats[:, 0], slope
-
-
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor
+        ctx: torch.autograd.function.FunctionCtx,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        plan: Plan,
     ) -> Tensor:
         dtype = compute_dtype(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            return _SummedCrossEntropy._chunks(ctx, hidden, weight, targets, dtype)
+            return _SummedCrossEntropy._chunks(ctx, hidden, weight, targets, plan, dtype)
 
     @staticmethod
     def _chunks(
@@ -83,6 +62,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
+        plan: Plan,
         dtype: torch.dtype,
     ) -> Tensor:
         matrix, device = weight.to(dtype), hidden.device
@@ -96,7 +76,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
         rows = _chunk_rows(len(weight), device)
         for start in range(0, len(hidden), rows):
             part = hidden[start : start + rows].to(dtype)
-            nats, slope = _nats_and_slope(part, matrix, targets[start : start + rows], scale)
+            logits = _product(part, matrix.t())
+            nats, slope = plan.run("loss", logits, targets[start : start + rows], scale)
             total += nats.sum(dtype=sum_dtype)
             slope = slope.to(dtype)
             hidden_gradient[start : start + rows] = _product(slope, matrix)
@@ -113,7 +94,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor
-    ) -> tuple[Tensor, Tensor, None]:
+    ) -> tuple[Tensor, Tensor, None, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors  # type: ignore[attr-defined]
         hidden_dtype, weight_dtype = ctx.dtypes  # type: ignore[attr-defined]
         factor = gradients[0] / ctx.scale  # type: ignore[attr-defined]
@@ -121,21 +102,25 @@ class _SummedCrossEntropy(torch.autograd.Function):
             (hidden_gradient * factor).to(hidden_dtype),
             (weight_gradient * factor).to(weight_dtype),
             None,
+            None,
         )
 
 
-def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def summed_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, plan: Plan = PLAIN
+) -> Tensor:
     """Sum of nats over targets that are not ``IGNORED``.
 
     Args:
         hidden: (N, C) final states.
         weight: (V, C) output matrix.
         targets: (N,) int64 ids, ``IGNORED`` where nothing is to be predicted.
+        plan: how slopes are computed.
 
     Returns:
         float32 scalar, differentiable once in hidden and weight.
     """
-    total: Tensor = _SummedCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+    total: Tensor = _SummedCrossEntropy.apply(hidden, weight, targets, plan)  # type: ignore[no-untyped-call]
     return total
 
 

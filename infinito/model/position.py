@@ -35,13 +35,6 @@ class RotaryTable:
         self.sin = torch.cat([-angles.sin(), angles.sin()], dim=1).float().to(device)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x[i], x[i + D/2]) of (B, H, T, D) by its position's angle."""
-    half = x.shape[-1] // 2
-    swapped = torch.cat([x[..., half:], x[..., :half]], dim=-1)
-    return torch.addcmul(x * cos, swapped, sin)
-
-
 def alibi_slopes(n_heads: int) -> Tensor:
     """Slopes (H,) of ALiBi (Press et al. 2022): a geometric series that ends at 2**-8."""
     slopes = [2.0 ** (-8.0 * (head + 1) / n_heads) for head in range(n_heads)]

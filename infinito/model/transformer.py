@@ -14,18 +14,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from infinito.config.model_config import ModelConfig
+from infinito.kernels.fusion import Planned
+from infinito.kernels.plain import dropout
 from infinito.model.block import Block
 from infinito.model.experts import Routing, collecting
 from infinito.model.key_value_cache import KeyValueCache
 from infinito.model.language_model import LanguageModel, TrainingLoss
-from infinito.model.layers import Dropout, Embedding, Linear, initialise
+from infinito.model.layers import Dropout, Embedding, Linear, RMSNorm, initialise, normed
 from infinito.model.legacy import DoubleBlock
 from infinito.model.loss import summed_cross_entropy, token_cross_entropy
 from infinito.model.position import RotaryTable
 from infinito.model.roles import Role
 
 
-class Transformer(LanguageModel):
+class Transformer(LanguageModel, Planned):
     """A causal language model over ``vocab_size`` tokens.
 
     ``max_positions`` is the training sequence length: the context that generation uses, and the
@@ -68,8 +70,7 @@ class Transformer(LanguageModel):
                 x = block(x, cache)
         if cache is not None:
             cache.length += tokens.shape[1]
-        final: Tensor = self.output_dropout(self.final_norm(x))
-        return final
+        return normed(self.plan, self.final_norm, x, self.output_dropout.rate)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) float32 of the token after each of the final states (..., C)."""
@@ -83,7 +84,7 @@ class Transformer(LanguageModel):
         """The losses of ids (B, T) and targets (B, T), -100 where there is none."""
         with collecting(self) as routings:
             hidden = self.hidden(tokens).flatten(0, 1)
-        nats = summed_cross_entropy(hidden, self._output_matrix(), targets.flatten())
+        nats = summed_cross_entropy(hidden, self._output_matrix(), targets.flatten(), self.plan)
         return TrainingLoss(nats, *self._of_experts(routings))
 
     def _of_experts(self, routings: list[Routing]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -113,9 +114,14 @@ class Transformer(LanguageModel):
         return (self.head or self.embedding).matrix()
 
     def _embed(self, tokens: Tensor, start: int) -> Tensor:
+        norm, rate = self.embedding_norm, self.input_dropout.rate
+        fused = self.plan.fuses("embedding") and isinstance(norm, RMSNorm)
+        if fused and self.positions is None and not self.embedding.row_dropout:
+            arguments = self.embedding.matrix(), tokens, rate, norm.weight, norm.epsilon
+            embedded: Tensor = self.plan.run("embedding", *arguments)
+            return embedded
         x = self.embedding(tokens)
         if self.positions is not None:
             x = x + self.positions.matrix()[start : start + tokens.shape[1]]
         # Tied weights must be small for the logits; the norm gives the residual stream unit scale.
-        embedded: Tensor = self.input_dropout(self.embedding_norm(x))
-        return embedded
+        return dropout(norm(x), rate)

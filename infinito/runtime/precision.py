@@ -67,3 +67,9 @@ def autocast(precision: str, device: str) -> AbstractContextManager[None]:
     if precision == "float32":
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype=_DTYPES[precision])
+
+
+def compute_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype that matrix products of ``x`` run in here: autocast's, else its own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -53,8 +53,8 @@ def step_shape(config: Config) -> StepShape:
     model, training = config.model, config.training
     return StepShape(
         torch.device(config.device).type, _DTYPES[training.precision], training.batch_size,
-        config.data.sequence_length, model.d_model, model.resolved_d_ff,
-        model.dropout_on("residual"),
+        config.data.sequence_length, model.d_model, model.resolved_d_ff, model.d_head,
+        model.n_heads, model.resolved_kv_heads, dropout=model.dropout_on("residual"),
     )  # fmt: skip
 
 

@@ -86,7 +86,7 @@ def test_rope_scores_depend_on_relative_position_only() -> None:
     model = build()
     attention = model.blocks[0].attention
     x = torch.randn(1, 1, 16)
-    from infinito.model.position import rotate
+    from infinito.kernels.plain import rotate
 
     def score(query_at: int, key_at: int) -> torch.Tensor:
         rotary = attention.rotary

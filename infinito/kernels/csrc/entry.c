@@ -4,6 +4,7 @@
 
 #include "attention.h"
 #include "decode.h"
+#include "fused.h"
 
 enum { ISA_PORTABLE = 0, ISA_AVX2 = 1, ISA_AVX512 = 2, ISAS };
 
@@ -21,6 +22,12 @@ DECLARE(infinito_forward)
 DECLARE(infinito_backward)
 DECLARE(infinito_peak)
 DECLARE(infinito_decode)
+DECLARE(infinito_residual)
+DECLARE(infinito_residual_backward)
+DECLARE(infinito_activation)
+DECLARE(infinito_activation_backward)
+DECLARE(infinito_heads)
+DECLARE(infinito_softmax_slope)
 
 static const struct {
     const char *name;
@@ -31,6 +38,13 @@ static const struct {
     {"attention backward", sizeof(Arguments), ATTENTION_VERSION, KERNELS(infinito_backward)},
     {"attention peak", sizeof(Peak), ATTENTION_VERSION, KERNELS(infinito_peak)},
     {"decode step", sizeof(Decode), DECODE_VERSION, KERNELS(infinito_decode)},
+    {"residual", sizeof(Residual), FUSED_VERSION, KERNELS(infinito_residual)},
+    {"residual backward", sizeof(Residual), FUSED_VERSION, KERNELS(infinito_residual_backward)},
+    {"activation", sizeof(Activation), FUSED_VERSION, KERNELS(infinito_activation)},
+    {"activation backward", sizeof(Activation), FUSED_VERSION,
+     KERNELS(infinito_activation_backward)},
+    {"heads", sizeof(Heads), FUSED_VERSION, KERNELS(infinito_heads)},
+    {"softmax slope", sizeof(SoftmaxSlope), FUSED_VERSION, KERNELS(infinito_softmax_slope)},
 };
 
 /* The best instruction set of this processor that there is code for. */
