@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,16 +12,20 @@ import typer
 from infinito.cli.options import CheckpointOption, Json, Reference
 
 if TYPE_CHECKING:
+    from infinito.export.gguf_export import NumberFormat
     from infinito.load import OpenedCheckpoint
+
+    _Writer = Callable[[OpenedCheckpoint, Path, bool], dict[str, Any]]
 
 
 def export(
     to: Annotated[
-        Literal["safetensors", "hf", "int8"],
+        Literal["safetensors", "hf", "gguf", "int8"],
         typer.Option(
             "--to",
             help="safetensors: weights and config in one file, without training's state; "
-            "hf: a folder for transformers; int8: a checkpoint with weights of eight bits.",
+            "hf: a folder for transformers; gguf: a file for llama.cpp; "
+            "int8: a checkpoint with weights of eight bits.",
         ),
     ],
     output: Annotated[
@@ -27,22 +33,34 @@ def export(
     ],
     reference: Reference = None,
     checkpoint: CheckpointOption = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "q8_0"] | None,
+        typer.Option("--dtype", help="Of the matrices, for gguf alone: float32 unless named."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write a trained model in another form.
 
     transformers loads an hf folder by itself where the model is a stock architecture (config
-    validate says so), and after `import infinito.hf` where it is not. An int8 checkpoint is a
-    quarter of the size of its weights in float32; evaluate and generate read it like any other,
-    and training does not.
+    validate says so), and after `import infinito.hf` where it is not; llama.cpp loads the stock
+    ones as gguf. An int8 checkpoint is a quarter of the size of its weights in float32; evaluate
+    and generate read it like any other, and training does not.
     """
     from infinito.checkpoint.discover import resolve_checkpoint
     from infinito.cli.output import print_json
     from infinito.cli.subject import one_reference
+    from infinito.errors import ConfigError
     from infinito.load import open_checkpoint
 
+    if dtype and to != "gguf":
+        raise ConfigError(f"--dtype is of --to gguf, and this is --to {to}", "leave --dtype out")
     path = resolve_checkpoint(one_reference(reference, checkpoint), "best")
-    writers = {"safetensors": _to_safetensors, "hf": _to_hf, "int8": _to_int8}
+    writers: dict[str, _Writer] = {
+        "safetensors": _to_safetensors,
+        "hf": _to_hf,
+        "gguf": partial(_to_gguf, dtype or "float32"),
+        "int8": _to_int8,
+    }
     done = writers[to](open_checkpoint(path), output, json)
     if json:
         print_json({"checkpoint": str(path), "output": str(output), "to": to, **done})
@@ -77,6 +95,25 @@ def _to_hf(opened: OpenedCheckpoint, output: Path, quiet: bool) -> dict[str, Any
     else:
         say(f'load it: AutoModelForCausalLM.from_pretrained("{output}")')
     return {"architecture": architecture, "not_stock": reasons}
+
+
+def _to_gguf(
+    numbers: NumberFormat, opened: OpenedCheckpoint, output: Path, quiet: bool
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from infinito.cli.output import say
+    from infinito.export.gguf_export import export_gguf
+
+    done = export_gguf(opened, output, numbers)
+    if not quiet:
+        print(f"file:         {output} ({output.stat().st_size / 1e6:.2f} MB, {numbers})")
+        print(f"architecture: {done.architecture}")
+    if done.kept_float16:
+        say(f"float16, since rows are no multiple of 32: {', '.join(done.kept_float16)}")
+    say("llama.cpp parts no run of more than 64 letters, digits or signs: such text has other ids")
+    say(f'load it: llama_cpp.Llama("{output}"), or llama-cli -m {output}')
+    return {"dtype": numbers, **asdict(done)}
 
 
 def _to_int8(opened: OpenedCheckpoint, output: Path, quiet: bool) -> dict[str, Any]:

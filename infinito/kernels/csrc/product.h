@@ -40,14 +40,34 @@ INLINE vf load_part(const int stored, const void *p, int64_t n) {
     return load_weights(stored, lanes);
 }
 
-/* Sum of the lanes, by quads: shorter than adding them in turn, and rounded less. */
-INLINE float sum_lanes(vf x) {
-    typedef float quad __attribute__((vector_size(16)));
+typedef float quad __attribute__((vector_size(16)));
+typedef float unaligned_quad __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t quad_mask __attribute__((vector_size(16)));
+
+INLINE quad sum_quads(vf x) {
     quad quads[LANES / 4], sum;
     memcpy(quads, &x, sizeof x);
     sum = quads[0];
     UNROLL for (int i = 1; i < LANES / 4; i++) sum += quads[i];
+    return sum;
+}
+
+/* Sum of the lanes, by quads: shorter than adding them in turn, and rounded less. */
+INLINE float sum_lanes(vf x) {
+    quad sum = sum_quads(x);
     return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+
+/* The same of ROW_TILE vectors, side by side and to the same bits. */
+INLINE quad sum_lanes_of_tile(const vf *x, int64_t stride) {
+    quad a = sum_quads(x[0]), b = sum_quads(x[stride]);
+    quad c = sum_quads(x[2 * stride]), d = sum_quads(x[3 * stride]);
+    quad ab = __builtin_shuffle(a, b, (quad_mask){0, 4, 1, 5}) +
+              __builtin_shuffle(a, b, (quad_mask){2, 6, 3, 7});
+    quad cd = __builtin_shuffle(c, d, (quad_mask){0, 4, 1, 5}) +
+              __builtin_shuffle(c, d, (quad_mask){2, 6, 3, 7});
+    return __builtin_shuffle(ab, cd, (quad_mask){0, 1, 4, 5}) +
+           __builtin_shuffle(ab, cd, (quad_mask){2, 3, 6, 7});
 }
 
 /* One step of the sum over a row. */
@@ -97,6 +117,25 @@ INLINE void load_rows(const int stored, const int rows, const char *place, int64
     }
 }
 
+/* The sums of ROW_TILE rows. */
+INLINE void finish_tile(const int kind, const int stored, const int columns, Matrix matrix,
+                        vf (*total)[4], const vf *squares, Target target) {
+    quad factor = {1, 1, 1, 1}, norm;
+    if (kind == KIND_COSINE) {
+        norm = sum_lanes_of_tile(squares, 1);
+        UNROLL for (int r = 0; r < ROW_TILE; r++) factor[r] = inverse_norm(norm[r]);
+    }
+    if (stored == STORED_INT8) factor = *(const unaligned_quad *)matrix.scales;
+    UNROLL for (int c = 0; c < columns; c++) {
+        unaligned_quad *out = (unaligned_quad *)(target.data + c * target.stride);
+        quad sum = sum_lanes_of_tile(&total[0][c], 4);
+        if (kind == KIND_COSINE || stored == STORED_INT8) sum *= factor;
+        if (matrix.bias) sum += *(const unaligned_quad *)matrix.bias;
+        if (target.add) sum += *out;
+        *out = sum;
+    }
+}
+
 /* `rows` rows of a (., width) matrix against `columns` columns; column c is the row
  * x + c * stride, aligned and padded with zeros to whole vectors. */
 INLINE void tile(const int kind, const int stored, const int rows, const int columns,
@@ -122,6 +161,10 @@ INLINE void tile(const int kind, const int stored, const int rows, const int col
             add_vectors(kind, rows, columns, row, x + i, stride, total, squares);
             i = end;
         }
+    }
+    if (rows == ROW_TILE) {
+        finish_tile(kind, stored, columns, matrix, total, squares, target);
+        return;
     }
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int c = 0; c < columns; c++) {
