@@ -44,6 +44,11 @@ def is_orphan() -> bool:
     return world_size() > 1 and os.getppid() != _LAUNCHER
 
 
+def is_under_another_launcher() -> bool:
+    """Whether torchrun or the like started the processes, and not ``--nproc``."""
+    return world_size() > 1 and WORKPLACE not in os.environ
+
+
 def is_first() -> bool:
     """Whether this is the process that owns the directory, the log and the terminal."""
     return not dist.is_initialized() or dist.get_rank() == 0

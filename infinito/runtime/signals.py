@@ -27,9 +27,14 @@ class StopRequest:
     in the main thread only.
     """
 
-    def __init__(self) -> None:
-        """Nothing is caught until the object is entered."""
+    def __init__(self, patient: bool = False) -> None:
+        """Nothing is caught until the object is entered.
+
+        ``patient``: a SIGTERM is never the second signal, because several senders may send the same
+        one (a cluster to all processes of a job, and their launcher to each).
+        """
         self.signal_number = 0
+        self._never_second = {signal.SIGHUP, *([signal.SIGTERM] if patient else [])}
         self._before: dict[signal.Signals, Any] = {}
 
     @property
@@ -63,7 +68,7 @@ class StopRequest:
             notice = f"{name}: stopping after this step and its checkpoint"
             notice += "" if number == signal.SIGHUP else " (again: exit at once)"
             _write_stderr((_IN_ONE_ROW if _on_terminal() else "\n{}\n").format(notice).encode())
-        elif number != signal.SIGHUP:
+        elif number not in self._never_second:
             _write_stderr(f"\nsecond {name}: exiting at once\n".encode())
             _restore_terminal()
             os._exit(128 + number)

@@ -18,6 +18,7 @@ from infinito.data.prepare import prepare
 from infinito.distributed.ranks import (
     first_goes_ahead,
     is_first,
+    is_under_another_launcher,
     joined,
     resume_words,
     tell_launcher,
@@ -86,7 +87,7 @@ def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
     facts = {"device": str(trainer.device), "processes": world_size()}
     directory.record_start(sys.argv, facts)
     directory.write_text("config.yaml", to_yaml(trainer.config))
-    with _readers(trainer, directory), StopRequest() as stop:
+    with _readers(trainer, directory), StopRequest(is_under_another_launcher()) as stop:
         stopping = StopOnSignal(stop)
         callbacks: list[Callback] = [
             Evaluate(trainer.config.training.eval_every),
@@ -111,7 +112,7 @@ def follow(trainer: Trainer) -> None:
     streams = random_state(trainer.config.device)
     keep_freed_memory()
     trainer.probe()
-    with StopRequest() as stop, garbage_found_early():
+    with StopRequest(is_under_another_launcher()) as stop, garbage_found_early():
         stopping = StopOnSignal(stop)
         set_random_state(streams, trainer.config.device)
         run(trainer, [Evaluate(trainer.config.training.eval_every), stopping, Save(None)])

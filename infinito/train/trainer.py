@@ -389,7 +389,7 @@ class Trainer:
         """A step, and the self-test in its shape, since another would be compiled for itself."""
         self.probe()
         length, rows = self.config.data.sequence_length, self.config.training.batch_size
-        with autocast(self.precision, self.device.type):
+        with unsharded(self.model), autocast(self.precision, self.device.type):
             check_causality(self.model, length, rows=rows, training=True)
 
     def _evaluation_weights(self) -> AbstractContextManager[None]:

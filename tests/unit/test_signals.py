@@ -75,6 +75,14 @@ def test_a_hangup_is_never_the_second_and_makes_no_other_the_second() -> None:
         assert stop.signal_number == signal.SIGTERM
 
 
+def test_a_patient_one_takes_each_terminate_for_the_first() -> None:
+    """A cluster and its launcher may send the same one each."""
+    with StopRequest(patient=True) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal_number == signal.SIGTERM
+
+
 @pytest.mark.row("C-19")
 def test_an_ignored_hangup_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
