@@ -12,6 +12,7 @@ import hashlib
 import mmap
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -19,7 +20,7 @@ import torch
 
 from infinito.checkpoint.atomic import atomic_writer
 from infinito.checkpoint.plain_pickle import PLAIN_DTYPES, TensorSpec, contiguous_strides
-from infinito.checkpoint.verify import VerifiedFile, verified
+from infinito.checkpoint.verify import VerifiedFile, verified, weights_only
 
 _OVERHEAD_BYTES = 1 << 20  # more than the archive's headers and the plain data usually take
 
@@ -59,7 +60,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     written to, and never change the file. Copy what outlives the next minutes: a file that
     someone shortens in place while it is mapped takes the process with it.
     """
-    with verified(path) as checked:
+    return _read(path, None)
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of any program's file by name, as :func:`read_checkpoint` maps them."""
+    return _read(path, weights_only)
+
+
+def _read(path: Path, check: Callable[[BinaryIO], VerifiedFile] | None) -> dict[str, Any]:
+    with verified(path, check) as checked:
         tensors = _map_tensors(checked)
         content: dict[str, Any] = _fill(checked.content, tensors)
     return content

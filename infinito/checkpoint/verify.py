@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -51,8 +51,13 @@ class VerifiedFile:
 
 
 @contextlib.contextmanager
-def verified(path: Path) -> Iterator[VerifiedFile]:
-    """Open ``path`` and check all of it. Raises CheckpointError that names the file and why."""
+def verified(
+    path: Path, check: Callable[[BinaryIO], VerifiedFile] | None = None
+) -> Iterator[VerifiedFile]:
+    """Open ``path`` and check all of it. Raises CheckpointError that names the file and why.
+
+    ``check`` is how; a checkpoint's unless given.
+    """
     try:
         file = open_regular(path)
     except FileNotFoundError as error:
@@ -61,7 +66,7 @@ def verified(path: Path) -> Iterator[VerifiedFile]:
         raise CheckpointError(f"cannot read {path}: {_reason(error)}", REMEDY) from error
     with file:
         try:
-            checked = _check(file)
+            checked = (check or _check)(file)
         except (OSError, DamagedError) as error:
             raise CheckpointError(f"cannot use {path}: {_reason(error)}", REMEDY) from error
         yield checked
@@ -71,6 +76,16 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
     """Verify ``path`` and return its content with a TensorSpec for each tensor. No torch."""
     with verified(path) as checked:
         return checked.content
+
+
+def weights_only(file: BinaryIO) -> VerifiedFile:
+    """Check any program's safetensors; its content are the tensors. Raises DamagedError."""
+    if not is_safetensors(file):
+        raise DamagedError("no safetensors file")
+    size = file.seek(0, 2)
+    header = read_header(file, size)
+    tensors = list(header.tensors.values())
+    return VerifiedFile(file, size, dict(header.tensors), tensors, header.offsets)
 
 
 def sha256_of(path: Path) -> str:

@@ -14,6 +14,7 @@ from infinito.config.model_config import ModelConfig
 from infinito.config.section import Section
 from infinito.config.training_config import TrainingConfig
 
+LONGEST_SEQUENCE = 65536
 SplitName = Literal["train", "valid", "test"]
 
 
@@ -41,7 +42,9 @@ class DataConfig(Section):
     )
     valid_file: str | None = Field(None, description="Validation text, in the same forms.")
     test_file: str | None = Field(None, description="Test text, in the same forms.")
-    sequence_length: int = Field(256, ge=2, le=65536, description="Tokens a training sequence.")
+    sequence_length: int = Field(
+        256, ge=2, le=LONGEST_SEQUENCE, description="Tokens a training sequence."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
@@ -73,10 +76,11 @@ class DataConfig(Section):
 class TokenizerConfig(Section):
     """How text becomes token ids. Trained on the training split only."""
 
-    kind: Literal["bpe", "word", "byte"] = Field(
+    kind: Literal["bpe", "word", "byte", "imported"] = Field(
         "bpe",
         description="bpe: byte-level pair encoding; word: the closed vocabulary of "
-        "space-separated words with <unk> and one <eos> a line; byte: the 256 byte values.",
+        "space-separated words with <unk> and one <eos> a line; byte: the 256 byte values; "
+        "imported: that of the checkpoint in training.init_from.",
     )
     vocab_size: int | None = Field(
         None,
@@ -88,8 +92,9 @@ class TokenizerConfig(Section):
 
     @model_validator(mode="after")
     def _bytes_are_given(self) -> TokenizerConfig:
-        if self.kind == "byte" and self.vocab_size is not None:
-            raise ValueError("kind byte always has 257 ids: vocab_size has no effect")
+        if self.kind in ("byte", "imported") and self.vocab_size is not None:
+            ids = "always has 257 ids" if self.kind == "byte" else "brings its ids"
+            raise ValueError(f"kind {self.kind} {ids}: vocab_size has no effect")
         return self
 
 

@@ -41,7 +41,7 @@ def _byte_names() -> list[str]:
     return [chr(value if value in printable else next(spare)) for value in range(256)]
 
 
-_NAMES = _byte_names()
+BYTE_NAMES = _byte_names()
 
 
 class BytePairCoder:
@@ -100,12 +100,12 @@ class BytePairCoder:
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size - 1,  # the last id is the end of a document
             min_frequency=2,
-            initial_alphabet=sorted(_NAMES),
+            initial_alphabet=sorted(BYTE_NAMES),
             max_token_length=_TRAINED_TOKEN_BYTES,
             show_progress=False,
         )
         library.train_from_iterator(_limited(documents), trainer)
-        ids = {name: value for value, name in enumerate(_NAMES)}
+        ids = {name: value for value, name in enumerate(BYTE_NAMES)}
         merges = []
         for left, right in json.loads(library.to_str())["model"]["merges"]:
             merges.append((ids[left], ids[right]))
@@ -141,7 +141,7 @@ def _merged(merges: Sequence[tuple[int, int]]) -> list[bytes]:
 def _model(tokens: Sequence[bytes], merges: Sequence[tuple[int, int]]) -> tokenizers.models.BPE:
     from tokenizers import models
 
-    names = ["".join(_NAMES[value] for value in token) for token in tokens]
+    names = ["".join(BYTE_NAMES[value] for value in token) for token in tokens]
     pairs = [(names[left], names[right]) for left, right in merges]
     return models.BPE({name: identifier for identifier, name in enumerate(names)}, pairs)
 

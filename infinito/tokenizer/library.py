@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from infinito.tokenizer.bpe import BytePairCoder
 from infinito.tokenizer.coder import END, UNKNOWN
+from infinito.tokenizer.imported import ImportedCoder
 from infinito.tokenizer.tokenizer import Tokenizer
 from infinito.tokenizer.word import WordCoder
 
@@ -27,6 +28,9 @@ def to_library(tokenizer: Tokenizer) -> tuple[tokenizers.Tokenizer, str]:
     coder = tokenizer._coder
     if isinstance(coder, WordCoder):
         library, end = _words(coder), "\n"
+    elif isinstance(coder, ImportedCoder):
+        library = coder.library
+        end = library.id_to_token(coder.eos_id) or END
     else:  # single bytes are a byte-pair code that has learnt no pair
         library = (coder if isinstance(coder, BytePairCoder) else BytePairCoder([])).library()
         end = END

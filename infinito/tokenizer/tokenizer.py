@@ -16,20 +16,21 @@ from infinito.config.schema import TokenizerConfig
 from infinito.errors import ConfigError, DataError
 from infinito.tokenizer.bpe import DEFAULT_VOCAB_SIZE, BytePairCoder
 from infinito.tokenizer.coder import ByteCoder, Coder
+from infinito.tokenizer.imported import ImportedCoder
 from infinito.tokenizer.word import WordCoder
 
 FORMAT = "infinito-tokenizer"
 FORMAT_VERSION = 1
 MAX_JSON_CHARACTERS = 1 << 26
 #: Ids that a tokenizer of each kind has whatever the text: all bytes, and what ends or is unknown.
-LEAST_VOCABULARY = {"bpe": 257, "byte": 257, "word": 2}
+LEAST_VOCABULARY = {"bpe": 257, "byte": 257, "word": 2, "imported": 1}
 
 
 class Tokenizer:
     """A trained tokenizer of any kind; immutable.
 
     Attributes:
-        kind: ``bpe``, ``word`` or ``byte``.
+        kind: ``bpe``, ``word``, ``byte`` or ``imported``.
         vocab_size: number of ids.
         eos_id: ``bpe`` and ``byte``: the last id, which follows each document; ``word``: the id
             of a line end.
@@ -110,7 +111,12 @@ class Tokenizer:
             return cls(WordCoder.from_state(state))
         if kind == "bpe":
             return cls(BytePairCoder.from_state(state))
-        raise _unreadable("its kind is none of bpe, word and byte")
+        if kind == "imported":
+            library = state.get("library")
+            if not isinstance(library, str):
+                raise _unreadable("it has no library's form")
+            return cls(ImportedCoder(library, state.get("eos_id"), state.get("vocab_size")))
+        raise _unreadable("its kind is unknown")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -158,6 +164,10 @@ def train_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokeni
     if config.kind == "bpe":
         size = config.vocab_size or DEFAULT_VOCAB_SIZE
         return Tokenizer(BytePairCoder.train(documents, size))
+    if config.kind == "imported":
+        raise ConfigError(
+            "tokenizer.kind imported comes with a checkpoint", "name it: training.init_from"
+        )
     if config.kind == "word":
         return Tokenizer(WordCoder.train(documents, config.vocab_size))
     if config.vocab_size is not None:
