@@ -12,8 +12,10 @@ from typing import Literal, get_args
 from infinito.config.schema import Config
 from infinito.config.training_config import TrainingConfig
 from infinito.config.yaml_loader import Plain
+from infinito.kernels.fusion import COMPILED, TORCH, Plan, make_plan
 from infinito.runtime.precision import unsupported_reason
 from infinito.search.space import configured
+from infinito.train.automatic import step_shape
 
 #: exact: the same numbers; rounding: the same mathematics (dropout may draw other masks);
 #: quality: fewer digits in the arithmetic itself.
@@ -82,6 +84,14 @@ def _fusion_levels(config: Config) -> Iterator[Changes]:
             yield {"training.fusion": level}
 
 
+def _nothing_fused(config: Config, changes: Changes) -> str:
+    """A level by plain torch alone is no other."""
+    level = str(changes["training.fusion"])
+    variants = make_plan(level, step_shape(config), Plan())[0].variants.values()
+    is_plain = level not in COMPILED and set(variants) <= {TORCH}
+    return "no fused operation of this level serves this machine" if is_plain else ""
+
+
 def _splits(config: Config) -> Iterator[Changes]:
     """The same sequences a step in parts of a quarter to four times the size."""
     training = config.training
@@ -98,7 +108,7 @@ def _checkpointing(config: Config) -> Iterator[Changes]:
 
 OPTIMISATIONS = (
     Optimisation("precision", "quality", _precisions, _no_such_precision),
-    Optimisation("fusion", "rounding", _fusion_levels),
+    Optimisation("fusion", "rounding", _fusion_levels, _nothing_fused),
     Optimisation("batch split", "rounding", _splits),
     Optimisation("activation checkpointing", "exact", _checkpointing),
 )

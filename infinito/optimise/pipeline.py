@@ -26,6 +26,8 @@ from infinito.search.space import Assignment, Parameter, Space
 SEEDS = 3
 #: Combinations that the tree search may measure.
 COMBINATIONS = 16
+#: What is refused alone, or surely slower than this, is in no combination.
+HOPELESS = 0.9
 _AS_IT_IS = ""
 
 
@@ -199,7 +201,8 @@ class Pipeline:
         """The fastest combination of ``left``, each of which helps in it."""
         rows: dict[str, dict[str, Alternative]] = {}
         for alternative in left:
-            if self._trial([alternative]).speed:  # what is refused alone is in no combination
+            speed = self._trial([alternative]).speed
+            if speed and speed.high > HOPELESS:
                 rows.setdefault(alternative.optimisation, {})[alternative.name] = alternative
         space = Space(Parameter(row, "choice", (_AS_IT_IS, *named)) for row, named in rows.items())
 

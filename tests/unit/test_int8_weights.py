@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infinito.config.loading import load_config
 from infinito.config.model_config import ModelConfig
 from infinito.errors import CheckpointError
+from infinito.load import open_checkpoint
 from infinito.model.packed import GROUP, pack, packable, to_int8
 from infinito.model.transformer import Transformer
+from infinito.train.trainer import Trainer
+from tests.command_support import write_config
+from tests.support import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import int8_groups
 
 
 @given(
@@ -66,3 +77,25 @@ def test_only_matrices_can_be_stored_so() -> None:
     model = Transformer(ModelConfig(d_model=32, n_layers=1, n_heads=2), 50, 8)
     with pytest.raises(CheckpointError, match=r"final_norm\.weight cannot be stored in int8"):
         pack(model, ["final_norm.weight"])
+
+
+def test_the_table_of_groups_counts_the_file_and_the_perplexity(tmp_path: Path) -> None:
+    trainer = Trainer(load_config(write_config(tmp_path)))
+    trainer.save(tmp_path / "a.pt")
+    opened = open_checkpoint(tmp_path / "a.pt")
+    found = list(int8_groups.rows(opened, trainer.dataset.splits["valid"]))
+    assert [(row["group"], row["tables"]) for row in found] == [
+        ("-", "float32"),
+        *((g, t) for g in (32, 64, 128, "per channel") for t in ("int8", "float32")),
+    ]
+    exact, rest = found[0], {(row["group"], row["tables"]): row for row in found[1:]}
+    assert exact["perplexity_change"] == 0
+    for row in rest.values():
+        ratio = row["word_perplexity"] / exact["word_perplexity"]
+        assert ratio == pytest.approx(1 + row["perplexity_change"], rel=1e-9)
+        assert row["file_bytes"] < exact["file_bytes"]
+        assert row["perplexity_change"] != 0
+    tables = 4 * opened.tokenizer.vocab_size * opened.config.model.d_model
+    with_tables, without = (rest["per channel", t]["file_bytes"] for t in ("int8", "float32"))
+    smaller = without - with_tables
+    assert smaller == pytest.approx(0.75 * tables, rel=0.1)

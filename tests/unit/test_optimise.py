@@ -82,6 +82,8 @@ def test_each_is_measured_alone_then_combinations_and_each_of_the_best_beside_th
     assert tried[: len(EVERY)] == [((a.name,), ()) for a in EVERY]
     assert len(tried) == len(set(tried))
     assert ((BFLOAT16.name, FUSED.name, HALVED.name), ()) in tried
+    # What is surely slow alone is in no combination.
+    assert [names for names, _ in tried if QUARTERED.name in names] == [(QUARTERED.name,)]
     # Within the noise fusion was in the fastest combination: measured on top, it made nothing.
     assert ((FUSED.name,), (BFLOAT16.name, HALVED.name)) in tried
     assert FUSED.name not in [a.name for a in result.kept]
