@@ -30,6 +30,8 @@ _OTHER_NAMES = {
     "amp": "training.precision",
     "dtype": "training.precision",
     "compile": "training.fusion",
+    "tensorboard": "training.tracker",
+    "report_to": "training.tracker",
 }
 
 

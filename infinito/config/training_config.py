@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from infinito.config.section import Fraction, Section
 
@@ -84,7 +84,18 @@ class TrainingConfig(Section):
     keep_last: int = Field(
         2, ge=1, description="Step checkpoints kept; the best and the last always are."
     )
-    tensorboard: bool = Field(False, description="Also write TensorBoard events (extra needed).")
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = Field(
+        "none", description="Also keep the metrics there (an extra of its name is needed)."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written_before(cls, values: Any) -> Any:
+        # Configs of version 0.1 had tensorboard: true or false.
+        if isinstance(values, dict) and isinstance(values.get("tensorboard"), bool):
+            old = {"tracker": "tensorboard"} if values["tensorboard"] else {}
+            return old | {key: value for key, value in values.items() if key != "tensorboard"}
+        return values
 
     @field_validator("sample_prompt")
     @classmethod

@@ -32,7 +32,12 @@ LIBRARIES = (
     "pyyaml",
     "matplotlib",
 )
-EXTRAS = {"tensorboard": ("tensorboard",), "search": ("optuna",)}
+EXTRAS = {
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
+    "search": ("optuna",),
+}
 _FUSED = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,

@@ -7,12 +7,10 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from infinito.checkpoint.atomic import cannot_write
-from infinito.errors import ConfigError
 from infinito.runtime.events import Event, Metrics
 
 Record = Mapping[str, Any]
@@ -61,43 +59,6 @@ class JsonLines:
         """Close the file; a line that could not be written is tried, and was told, before."""
         with contextlib.suppress(OSError):
             self._file.close()
-
-
-class TensorBoard:
-    """Scalars for TensorBoard (extra ``tensorboard``); a resumed run purges what it will redo."""
-
-    def __init__(self, directory: Path, from_step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ConfigError(
-                "training.tensorboard needs the package tensorboard",
-                'pip install "infinito[tensorboard]"',
-            ) from error
-        self._directory = directory
-        self._open = partial(SummaryWriter, str(directory))
-        self._writer = self._open(purge_step=from_step + 1)
-
-    def __call__(self, event: Event) -> None:
-        """Add each metric as a scalar of its own name, also where the directory was deleted."""
-        if not isinstance(event, Metrics):
-            return
-        self._directory.mkdir(parents=True, exist_ok=True)
-        try:
-            self._add(event.values)
-        except OSError:  # the writer's thread ended, which found no directory
-            self._writer = self._open()
-            self._add(event.values)
-
-    def _add(self, values: Record) -> None:
-        for name, value in values.items():
-            if name != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(name, value, values["step"])
-
-    def close(self) -> None:
-        """Flush and close; what cannot be written is in the log."""
-        with contextlib.suppress(OSError):
-            self._writer.close()
 
 
 def _not_finite(value: object) -> bool:

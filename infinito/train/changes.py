@@ -37,7 +37,7 @@ _EFFECTS = {
     "training.sample_prompt": "samples only",
     "training.log_every": "lines of metrics only",
     "training.keep_last": "checkpoints kept only",
-    "training.tensorboard": "logging only",
+    "training.tracker": "logging only",
     "training.early_stopping_patience": "when the run ends",
 }
 

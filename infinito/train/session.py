@@ -11,7 +11,7 @@ from typing import Any
 
 from infinito.checkpoint.discover import METRICS_FILE
 from infinito.checkpoint.run_directory import RunDirectory
-from infinito.config.loading import to_yaml
+from infinito.config.loading import to_plain, to_yaml
 from infinito.config.schema import Config
 from infinito.data.cache import Cache
 from infinito.data.prepare import prepare
@@ -35,7 +35,8 @@ from infinito.runtime.paths import command, shown
 from infinito.runtime.random import random_state, set_random_state
 from infinito.runtime.signals import StopRequest
 from infinito.telemetry.console import console_sink
-from infinito.telemetry.sinks import JsonLines, Sink, TensorBoard
+from infinito.telemetry.sinks import JsonLines, Sink
+from infinito.telemetry.trackers import tracker
 from infinito.train.automatic import resolve
 from infinito.train.callbacks import Evaluate, Record, Save, StopOnSignal, WatchCores
 from infinito.train.fitting import fit_step
@@ -140,12 +141,12 @@ def abandoned_on_failure(directory: RunDirectory) -> Iterator[None]:
 
 @contextmanager
 def _readers(trainer: Trainer, directory: RunDirectory) -> Iterator[None]:
-    """Let the log, the terminal and TensorBoard, where it is wanted, hear of the run."""
+    """Let the log, the terminal and the tracker, where one is wanted, hear of the run."""
     log = JsonLines(directory.path / METRICS_FILE)
     directory.keep(METRICS_FILE, log.write_again)
     sinks: list[Sink] = [log]
-    if trainer.config.training.tensorboard:
-        sinks.append(TensorBoard(directory.path / "tensorboard", trainer.progress.step))
+    config, step = trainer.config, trainer.progress.step
+    sinks += tracker(config.training.tracker, directory.path, step, to_plain(config))
     known: dict[str, Any] = {}
     for last in trainer.progress.evaluations[-1:]:
         known = {**last, "valid_bits_per_byte": trainer.bits_per_byte(last["valid_loss"])}

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from infinito.errors import ConfigError
 from infinito.runtime.events import Metrics, progress, reading
 from infinito.telemetry import console
 from infinito.telemetry.console import (
@@ -20,7 +17,7 @@ from infinito.telemetry.console import (
     seconds_text,
     sparkline,
 )
-from infinito.telemetry.sinks import JsonLines, TensorBoard
+from infinito.telemetry.sinks import JsonLines
 
 RECORD = {
     "step": 20, "epoch": 0.5, "tokens": 640, "loss": 2.5, "learning_rate": 1e-3, "grad_norm": 0.7,
@@ -90,37 +87,3 @@ def test_json_lines_are_flushed_and_hold_no_nan(tmp_path: Path) -> None:
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[0]) == {"step": 1, "loss": None}
     sink.close()
-
-
-@pytest.mark.skipif(not find_spec("tensorboard"), reason="tensorboard is not installed")
-def test_tensorboard_writes_events(tmp_path: Path) -> None:
-    sink = TensorBoard(tmp_path, from_step=0)
-    sink(Metrics(RECORD))
-    sink.close()
-    assert list(tmp_path.glob("events.*"))
-
-
-@pytest.mark.skipif(not find_spec("tensorboard"), reason="tensorboard is not installed")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("is_noticed", [True, False])
-def test_tensorboard_goes_on_where_its_directory_was_deleted(
-    tmp_path: Path, is_noticed: bool
-) -> None:
-    sink = TensorBoard(tmp_path / "run" / "tensorboard", from_step=0)
-    sink.write(RECORD)
-    sink._writer.flush()
-    shutil.rmtree(tmp_path / "run")
-    if is_noticed:  # by the thread that writes, at the end of its two minutes
-        sink._writer.add_scalar("loss", 1.0, 21)
-        with pytest.raises(FileNotFoundError):
-            sink._writer.flush()
-    sink.write({**RECORD, "step": 40})
-    sink.close()
-    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
-
-
-@pytest.mark.skipif(bool(find_spec("tensorboard")), reason="tensorboard is installed")
-def test_without_tensorboard_the_extra_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        TensorBoard(tmp_path, from_step=0)
-    assert "infinito[tensorboard]" in caught.value.remedy
