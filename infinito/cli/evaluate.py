@@ -87,6 +87,13 @@ def evaluate(
             "by a neural cache, or both; settings are found on the valid split."
         ),
     ] = "none",
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Run these tasks of lm-evaluation-harness instead: names, or YAML files.",
+        ),
+    ] = None,
     settings: Settings = None,
     device: Device = "auto",
     json: Json = False,
@@ -104,6 +111,14 @@ def evaluate(
         raise ConfigError("--text names the text: --split and --set do not apply", "drop them")
     if ensemble and len(references) < 2:
         raise ConfigError("--ensemble mixes two or more models", "name them, with ngram or without")
+    if tasks is not None:
+        figures = (context, stride, all_conventions, exact_words, ensemble, adapt != "none")
+        if any((split, text, settings, *figures)):
+            raise ConfigError(
+                "--tasks brings its own texts and windows", "give --batch-size at most"
+            )
+        _run_tasks(references or [None], tasks.split(","), device, batch_size, json)
+        return
     check_data_settings(settings or [], "evaluate", _SETTINGS_REMEDY)
 
     from infinito.evaluate.evaluation import EvaluationOptions
@@ -128,6 +143,37 @@ def evaluate(
     elif len(reports) > 1:
         print()
         table(COMPARISON_HEADERS, comparison_rows(reports))
+
+
+def _run_tasks(
+    references: Sequence[str | None],
+    tasks: list[str],
+    device: str,
+    batch_size: int | None,
+    json: bool,
+) -> None:
+    from infinito.checkpoint.discover import resolve_checkpoint
+    from infinito.cli.output import print_json, table
+    from infinito.evaluate.harness import run_tasks
+    from infinito.load import load_model
+    from infinito.runtime.events import reading
+    from infinito.telemetry.bar import TerminalBar
+
+    results = []
+    paths = [resolve_checkpoint(reference, "best") for reference in references]
+    for number, path in enumerate(paths):
+        with reading(TerminalBar()):
+            results.append(run_tasks(load_model(path, device), tasks, batch_size))
+        if not json:
+            print(("\n" if number else "") + f"checkpoint: {path} (step {results[-1]['step']})")
+            rows = [
+                (task, metric, value if isinstance(value, str) else f"{value:.4f}")
+                for task, figures in results[-1]["tasks"].items()
+                for metric, value in figures.items()
+            ]
+            table(("task", "metric", "value"), rows)
+    if json:
+        print_json(results if len(results) > 1 else results[0])
 
 
 @dataclass

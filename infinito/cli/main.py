@@ -71,9 +71,9 @@ Usage: infinito COMMAND [OPTIONS]
 
 From nothing to a model of your own text, in three commands:
 
-  infinito train --data YOUR.txt        a file, a folder or a glob; ten minutes, or --minutes N
-  infinito generate --prompt "..."      the model goes on
-  infinito evaluate                     how well it predicts text that it has not seen
+  infinito train --data YOUR.txt       a file, a folder or a glob; ten minutes, or --minutes N
+  infinito generate --prompt "..."     the model goes on
+  infinito report checkpoints/YOUR-1   how it went, as one page
 
 No text at hand? infinito config init my.yaml, then infinito train --config my.yaml.
 Every command: infinito --help"""

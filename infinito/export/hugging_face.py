@@ -77,9 +77,13 @@ def _own_config(config: Any, vocab_size: int) -> dict[str, Any]:
 
 
 def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The defaults of ``infinito generate``; like there, ``<unk>`` is never written."""
+    """The defaults of ``infinito generate``; like there, ``<unk>`` is never written.
+
+    A length is left to who asks: here it would win over the ``max_length`` of a program that sets
+    one, as lm-evaluation-harness does.
+    """
     ours = SamplingConfig()
-    names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty")
+    names = ("temperature", "top_k", "top_p", "repetition_penalty")
     unknown = {tuple(tokenizer.encode(text)) for text in ("<unk>", " <unk>")}
     return {
         "do_sample": True,

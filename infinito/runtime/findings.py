@@ -37,6 +37,7 @@ EXTRAS = {
     "wandb": ("wandb",),
     "trackio": ("trackio",),
     "search": ("optuna",),
+    "eval": ("lm-eval",),
 }
 _FUSED = {
     "flash": SDPBackend.FLASH_ATTENTION,
