@@ -1,11 +1,12 @@
 """Training speed against what a good engineer writes in a hundred lines, compiled by torch.
 
-    python benchmarks/train_vs_compiled.py [--rounds N] [--dropout P] [--set KEY=VALUE] [--json]
+    python benchmarks/train_vs_compiled.py [--fusion LEVEL ...] [--rounds N] [--dropout P]
+                                           [--set KEY=VALUE] [--json]
 
 The contender is a plain modern transformer (RMSNorm, RoPE, QK-norm, fused dot products, squared
 ReLU, tied embeddings, AdamW with clipping, the same dropout) under ``torch.compile``. Both: 6
-layers, width 256, 4 heads, 8192 tokens, sequence 256, batch 16. Interleaved rounds, medians; only
-ratios of one run count.
+layers, width 256, 4 heads, 8192 tokens, sequence 256, batch 16. Ours runs at each of the fusion
+levels. Interleaved rounds, medians; only ratios of one run count.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from infinito.bench.training import training_action
 from infinito.config.loading import load_config
 from infinito.runtime.memory import keep_freed_memory
 from infinito.runtime.precision import autocast
+from infinito.train.automatic import resolve
 
 SEQUENCE, BATCH = 256, 16
 HEAD_WIDTH = WIDTH // HEADS
@@ -111,11 +113,19 @@ def plain_step(precision: str, dropout: float, compiled: bool) -> Step:
     return step
 
 
-def compare(precision: str, dropout: float, settings: list[str], rounds: int) -> dict[str, Any]:
+def our_step(keys: list[str], level: str) -> Step:
+    """A training step of ours at a fusion level."""
+    config = resolve(load_config(None, [*keys, f"training.fusion={level}"]))
+    return training_action(config, VOCABULARY)
+
+
+def compare(
+    precision: str, dropout: float, levels: list[str], settings: list[str], rounds: int
+) -> dict[str, Any]:
     """Tokens a second of ours, of the plain model and of it compiled, with the ratios."""
     keys = [f"training.precision={precision}", f"model.dropout={dropout}", "device=cpu", *settings]
     steps = {
-        "ours": training_action(load_config(None, keys), VOCABULARY),
+        **{level: our_step(keys, level) for level in levels},
         "eager": plain_step(precision, dropout, compiled=False),
         "compiled": plain_step(precision, dropout, compiled=True),
     }
@@ -125,8 +135,8 @@ def compare(precision: str, dropout: float, settings: list[str], rounds: int) ->
     times = interleaved_medians(steps, rounds)
     return {
         **{f"{name}_tokens_per_second": BATCH * SEQUENCE / t for name, t in times.items()},
-        "ratio_to_eager": times["eager"] / times["ours"],
-        "ratio_to_compiled": times["compiled"] / times["ours"],
+        **{f"{level}_to_eager": times["eager"] / times[level] for level in levels},
+        **{f"{level}_to_compiled": times["compiled"] / times[level] for level in levels},
         "compile_seconds": compile_seconds,
     }
 
@@ -134,6 +144,7 @@ def compare(precision: str, dropout: float, settings: list[str], rounds: int) ->
 def main() -> None:
     """Print the comparison in both precisions."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--fusion", action="append", metavar="LEVEL")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
@@ -141,9 +152,12 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()  # in force for all contenders
     results = {
-        precision: compare(precision, arguments.dropout, arguments.settings, arguments.rounds)
+        precision: compare(
+            precision, arguments.dropout, arguments.fusion or ["none", "moderate"],
+            arguments.settings, arguments.rounds,
+        )
         for precision in ("float32", "bfloat16")
-    }
+    }  # fmt: skip
     if arguments.json:
         print(json.dumps({"dropout": arguments.dropout, **results}, indent=2))
         return
