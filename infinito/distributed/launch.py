@@ -113,6 +113,8 @@ class _Ranks:
         culprits = [rank for rank, code in enumerate(codes) if code not in (0, LOST)]
         if culprits and (culprits[0] > 0 or codes[0] < 0):
             raise self._death(culprits[0], codes[culprits[0]])
+        if codes[0] == LOST:
+            raise ResourceError("the processes lost touch with each other", self._remedy())
         return codes[0]  # the first process has told what there was to tell
 
     def _send(self, number: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from infinito.attention import ATTENTION, Request
 from infinito.checkpoint.atomic import format_size
 from infinito.config.schema import Config
-from infinito.distributed.ranks import processes_here, require_own_device
+from infinito.distributed.ranks import processes_here, require_own_device, share_of
 from infinito.errors import ResourceError
 from infinito.kernels.fusion import Plan, StepShape, make_plan
 from infinito.model.step_memory import count_memory
@@ -35,6 +35,7 @@ def resolve(config: Config, *, frozen: bool = False) -> Config:
     """
     device = choose_device(config.device)
     require_own_device(device.value)
+    share_of(config.training.batch_size)  # refuses what is too small
     precision = choose_precision(config.training.precision, device.value)
     if config.device != device.value:
         note(f"device {device.value}: {device.reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import signal
 import threading
 import time
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from infinito.attention import distance_attention
-from infinito.distributed import launch
+from infinito.distributed import launch, strategy
 from infinito.distributed.ranks import share_of
 from infinito.distributed.rows import Share, computing
 from infinito.errors import ConfigError, ResourceError
@@ -93,6 +94,16 @@ def test_attention_drops_the_same_weights_in_shares(backend: str) -> None:
     assert not torch.allclose(other, whole[2:3]), "without its share a part draws other masks"
 
 
+def test_one_process_waits_for_no_import_of_shards() -> None:
+    """They take 0.6 s, and every command imports this."""
+    tree = ast.parse(Path(strategy.__file__).read_text(encoding="utf-8"))
+    names = [
+        ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert names
+    assert not [name for name in names if "fsdp" in name or "tensor" in name or "mesh" in name]
+
+
 def test_who_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert launch.is_launcher(2)
@@ -140,6 +151,11 @@ def test_what_the_first_process_told_is_enough(
 @pytest.mark.parametrize(
     ("program", "message", "remedy"),
     [
+        (
+            "sys.exit(75)",
+            "the processes lost touch with each other",
+            "nothing was saved yet: start it again",
+        ),
         (
             "said('error: no memory'); sys.exit(6 if rank else 75)",
             "process 1 of 2 ended with 6, and the run ends with it; it said:\nerror: no memory",
