@@ -57,6 +57,9 @@ _KERNELS = {
     "softmax slope": _Kernel(
         "softmax slope", "targets logits nats", "rows vocabulary dtype threads", "scale"
     ),
+    "muon": _Kernel(
+        "muon", "gradient buffer update parameter", "count threads", "momentum keep rate"
+    ),
 }
 #: Why none of them can be used, or None.
 missing: str | None = _KERNELS["residual"].native.missing
@@ -323,3 +326,21 @@ def softmax_slope(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor
         {"logits": logits, "nats": nats}, targets=targets.contiguous(),
     )  # fmt: skip
     return nats, logits
+
+
+def momentum(buffer: Tensor, gradient: Tensor, factor: float) -> Tensor:
+    """The twin of :func:`infinito.kernels.plain.momentum`."""
+    update = torch.empty_like(buffer, dtype=torch.bfloat16)
+    _call(
+        "muon", [buffer.numel()], [factor, 0.0, 0.0], {"buffer": buffer, "update": update},
+        gradient=gradient.contiguous(),
+    )  # fmt: skip
+    return update
+
+
+def move(parameter: Tensor, update: Tensor, keep: float, rate: float) -> None:
+    """The twin of :func:`infinito.kernels.plain.move`."""
+    _call(
+        "muon", [parameter.numel()], [0.0, keep, rate], {"parameter": parameter},
+        update=update.contiguous(),
+    )  # fmt: skip

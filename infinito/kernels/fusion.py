@@ -92,6 +92,15 @@ def _loss_inputs(s: StepShape) -> tuple[Any, ...]:
     return logits, torch.randint(s.vocabulary, (rows,), device=s.device), 1.0
 
 
+def _momentum_inputs(s: StepShape) -> tuple[Any, ...]:
+    return *torch.randn(2, s.hidden, s.width, device=s.device).unbind(), 0.95
+
+
+def _move_inputs(s: StepShape) -> tuple[Any, ...]:
+    parameter, update = torch.randn(2, s.hidden, s.width, device=s.device).unbind()
+    return parameter, update.bfloat16(), 1.0 - 1e-3, 1e-3
+
+
 def _objection(shape: StepShape) -> str | None:
     if shape.device != "cpu":
         return f"the tensors are on {shape.device}"
@@ -156,6 +165,8 @@ OPERATIONS: dict[str, FusedOperation] = {
         _operation(
             "swiglu", lambda s: (_hidden(s), _hidden(s)), plain.swiglu, c=_in_c(compiled.swiglu)
         ),
+        _operation("momentum", _momentum_inputs, plain.momentum, c=_in_c(compiled.momentum)),
+        _operation("move", _move_inputs, plain.move, c=_in_c(compiled.move)),
         _operation("loss", _loss_inputs, plain.softmax_slope, c=_in_c(compiled.softmax_slope)),
     )
 }  # fmt: skip

@@ -170,3 +170,14 @@ def softmax_slope(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor
     counted = counted * scale
     slope = exponentials.mul_(counted / sums).scatter_add_(1, index, -counted)
     return nats[:, 0], slope
+
+
+def momentum(buffer: Tensor, gradient: Tensor, factor: float) -> Tensor:
+    """The bfloat16 update of Muon with Nesterov's momentum; moves the buffer, all of one shape."""
+    buffer.lerp_(gradient, 1.0 - factor)
+    return gradient.lerp(buffer, factor).bfloat16()
+
+
+def move(parameter: Tensor, update: Tensor, keep: float, rate: float) -> None:
+    """keep parameter - rate update, in place."""
+    parameter.mul_(keep).add_(update, alpha=-rate)

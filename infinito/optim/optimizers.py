@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from infinito.config.training_config import TrainingConfig
 from infinito.distributed.strategy import copy_whole
 from infinito.errors import CheckpointError
+from infinito.kernels.fusion import Plan
 from infinito.model.roles import Role, declared_parameters
+from infinito.optim.muon import PlannedMuon
+from infinito.runtime.events import note
 
 State = dict[str, dict[str, Any]]
 
@@ -117,12 +120,20 @@ def _build(model: nn.Module, training: TrainingConfig) -> Iterator[Part]:
 
 def _muon(matrices: dict[str, nn.Parameter], training: TrainingConfig) -> Part:
     """Momentum, orthogonalised by Newton-Schulz (Jordan et al. 2024); torch's own."""
-    muon = torch.optim.Muon(
-        list(matrices.values()),
-        lr=training.muon_learning_rate,
-        weight_decay=training.weight_decay,
-        momentum=0.95,
-        nesterov=True,
+    options: dict[str, Any] = {
+        "lr": training.muon_learning_rate,
+        "weight_decay": training.weight_decay,
+        "momentum": 0.95,
+        "nesterov": True,
+    }
+    parameters, plan = list(matrices.values()), Plan.from_text(training.fusion_plan)
+    fused = plan.fuses("momentum") or plan.fuses("move")
+    if fused and not (whole := all(type(p.data) is Tensor for p in parameters)):
+        note("fusion: momentum and move by torch, because the weights are sharded")
+    muon = (
+        PlannedMuon(parameters, plan, **options)
+        if fused and whole
+        else torch.optim.Muon(parameters, **options)
     )
     return _part(muon, matrices, training.muon_learning_rate, "momentum_buffer")
 

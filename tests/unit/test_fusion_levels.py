@@ -91,8 +91,9 @@ def test_a_level_is_announced_and_stored(tmp_path: Path, notes: list[str]) -> No
         {"model__block": "double", "model__second_d_ff": 48, "model__position": "alibi"},
         {"model__moe": {"n_experts": 3, "top_k": 2}},
         {"model__attention": {"kind": "l1", "learnable_lambda": True}},
+        {"training__optimizer": "muon"},
     ],
-    ids=["default", "swiglu", "learned", "double", "experts", "l1"],
+    ids=["default", "swiglu", "learned", "double", "experts", "l1", "muon"],
 )
 def test_training_is_the_same_training(tmp_path: Path, level: str, changes: dict[str, Any]) -> None:
     """Without dropout at every level, and with it where masks are drawn as without fusion."""
@@ -113,7 +114,7 @@ def test_training_is_the_same_training(tmp_path: Path, level: str, changes: dict
 @pytest.mark.parametrize("level", FUSED)
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 def test_resume_is_exact(tmp_path: Path, level: str, checkpointing: bool) -> None:
-    rates = {"model__dropout": 0.2, "model__output_dropout": 0.1}
+    rates = {"model__dropout": 0.2, "model__output_dropout": 0.1, "training__optimizer": "muon"}
     made = config(tmp_path, level, **rates, training__activation_checkpointing=checkpointing)
     whole = Trainer(made)
     first = trained(whole, 3)

@@ -28,6 +28,7 @@ DECLARE(infinito_activation)
 DECLARE(infinito_activation_backward)
 DECLARE(infinito_heads)
 DECLARE(infinito_softmax_slope)
+DECLARE(infinito_muon)
 
 static const struct {
     const char *name;
@@ -45,6 +46,7 @@ static const struct {
      KERNELS(infinito_activation_backward)},
     {"heads", sizeof(Heads), FUSED_VERSION, KERNELS(infinito_heads)},
     {"softmax slope", sizeof(SoftmaxSlope), FUSED_VERSION, KERNELS(infinito_softmax_slope)},
+    {"muon", sizeof(Muon), FUSED_VERSION, KERNELS(infinito_muon)},
 };
 
 /* The best instruction set of this processor that there is code for. */

@@ -68,4 +68,14 @@ typedef struct {
     float scale;
 } SoftmaxSlope;
 
+/* The elementwise parts of Muon; the update is bfloat16, all else float32, (count,) each. */
+typedef struct {
+    const float *gradient;                /* in the first part only */
+    float *buffer;
+    void *update;                         /* written in the first part, read in the second */
+    float *parameter;
+    int64_t count, threads;
+    float momentum, keep, rate;
+} Muon;
+
 #endif

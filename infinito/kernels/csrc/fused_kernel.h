@@ -6,3 +6,4 @@
 #include "activation.h"
 #include "heads.h"
 #include "softmax_slope.h"
+#include "muon.h"
