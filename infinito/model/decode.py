@@ -27,7 +27,7 @@ from infinito.model.legacy import DoubleBlock
 from infinito.model.packed import PackedWeights, StoredMatrix
 from infinito.model.transformer import Transformer
 
-_VERSION = 6
+_VERSION = 7
 _STORED: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.int8)
 _ACTIVATIONS = ("relu2", "gelu", "swiglu")
 _MOST_BRANCHES = 2
@@ -80,7 +80,7 @@ class _Decode(Structure):
         *fields(c_int64, "n_layers branches batch chunk width heads key_heads head_width"),
         *fields(c_int64, "vocabulary lambdas capacity length"),
         ("scale", c_float),
-        *fields(c_int32, "kind activation threads"),
+        *fields(c_int32, "kind activation threads grouped"),
     ]
 
 
@@ -147,6 +147,7 @@ class _Reader:
             * (options.lambda_init if first.log_lambda is None else 1.0),
             kind=KINDS.index(options.kind),
             activation=_ACTIVATIONS.index(config.activation),
+            grouped=any(isinstance(part, PackedWeights) for part in model.modules()),
         )
         self.kept += [] if model.positions is None else model.positions.parameters()
         read = set(map(id, self.kept))

@@ -2,14 +2,14 @@
  * read of each sequence, R = B T rows, L layers, N feed-forward branches a layer, C model width, H
  * query heads, K key/value heads (H is a multiple of K), D head width, F hidden width of a network,
  * E experts, V vocabulary. Numbers are float32, but for the matrices: those may be stored in less,
- * and are multiplied by in float32 all the same.
+ * and are multiplied by in float32 all the same, or nearly (codes.h).
  * Python mirrors this layout in decode.py; DECODE_VERSION guards against a stale library. */
 #ifndef INFINITO_DECODE_H
 #define INFINITO_DECODE_H
 
 #include <stdint.h>
 
-#define DECODE_VERSION 6
+#define DECODE_VERSION 7
 #define MOST_BRANCHES 2
 
 enum { ACTIVATION_RELU2 = 0, ACTIVATION_GELU = 1, ACTIVATION_SWIGLU = 2 };
@@ -71,6 +71,7 @@ typedef struct {
     int64_t capacity, length;                /* positions in the cache: room for T more */
     float scale;                             /* of the scores, beside lambda */
     int32_t kind, activation, threads;
+    int32_t grouped;                         /* whether a matrix is of int8 in groups */
 } Decode;
 
 #endif

@@ -26,7 +26,7 @@ static void route_task(const Step *s, const Branch *branch, float *logits) {
     const Decode *a = s->a;
     const Routing *r = &s->routing;
     int64_t n = branch->n_experts, k = branch->top_k, places = s->rows * k, group = 0;
-    product(branch->router, 0, n, a->width, s->normed, s->width_stride, s->rows,
+    product(s->coded, branch->router, 0, n, a->width, s->normed, s->width_stride, s->rows,
             (Target){logits, n, 0});
     for (int64_t b = 0; b < s->rows; b++)
         choose_experts(logits + b * n, n, k, r->chosen + b * k, r->gates + b * k);
@@ -61,7 +61,7 @@ static void experts_down_task(const Step *s, const Branch *branch, int64_t task,
     int64_t first = task * s->width_block, rows = smaller(s->width_block, a->width - first);
     for (int64_t group = 0; group < r->groups && r->start[group + 1] > r->start[group]; group++) {
         const Network *expert = &branch->experts[r->expert[group]];
-        product(expert->down, first, rows, expert->hidden,
+        product(s->coded, expert->down, first, rows, expert->hidden,
                 r->hidden + r->start[group] * s->hidden_stride, s->hidden_stride,
                 r->start[group + 1] - r->start[group],
                 (Target){results + r->start[group] * s->width_block, s->width_block, 0});

@@ -5,6 +5,9 @@
 #define ROW_TILE 4
 #define COLUMN_TILE (LANES == 16 ? 4 : 2)
 #define QUERY_TILE COLUMN_TILE
+#define MOST_WIDENED 2048             /* width of rows that are turned into float32 in one go */
+#define PREFETCH 8192                 /* bytes ahead: what follows the rows of a tile follows it
+                                         in memory, which the processor does not guess */
 #define ALIGNMENT 16                  /* floats: the widest vector */
 
 typedef float unaligned_vf __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -110,30 +113,42 @@ INLINE Matrix rows_from(const int stored, Matrix matrix, int64_t r, int64_t widt
 
 /* The first n <= LANES weights of `rows` rows, then zeros. */
 INLINE void load_rows(const int stored, const int rows, const char *place, int64_t width, int64_t n,
-                      const vf *scale, vf *row) {
+                      const vf *scale, int ahead, vf *row) {
     UNROLL for (int r = 0; r < rows; r++, place += width * bytes_of(stored)) {
+        if (ahead) __builtin_prefetch(place + PREFETCH);
         row[r] = n == LANES ? load_weights(stored, place) : load_part(stored, place, n);
         if (stored == SCALED_INT8) row[r] *= scale[r];
     }
 }
 
-/* The sums of ROW_TILE rows. */
-INLINE void finish_tile(const int kind, const int stored, const int columns, Matrix matrix,
-                        vf (*total)[4], const vf *squares, Target target) {
-    quad factor = {1, 1, 1, 1}, norm;
-    if (kind == KIND_COSINE) {
-        norm = sum_lanes_of_tile(squares, 1);
-        UNROLL for (int r = 0; r < ROW_TILE; r++) factor[r] = inverse_norm(norm[r]);
+/* The sums over the rows of a tile, to their place. */
+INLINE void finish_tile(const int kind, const int stored, const int rows, const int columns,
+                        Matrix matrix, vf (*total)[4], const vf *squares, Target target) {
+    if (rows == ROW_TILE) {
+        quad factor = {1, 1, 1, 1};
+        if (kind == KIND_COSINE) {
+            quad norm = sum_lanes_of_tile(squares, 1);
+            UNROLL for (int r = 0; r < ROW_TILE; r++) factor[r] = inverse_norm(norm[r]);
+        }
+        if (stored == STORED_INT8) factor = *(const unaligned_quad *)matrix.scales;
+        UNROLL for (int c = 0; c < columns; c++) {
+            unaligned_quad *out = (unaligned_quad *)(target.data + c * target.stride);
+            quad sum = sum_lanes_of_tile(&total[0][c], 4);
+            if (kind == KIND_COSINE || stored == STORED_INT8) sum *= factor;
+            if (matrix.bias) sum += *(const unaligned_quad *)matrix.bias;
+            if (target.add) sum += *out;
+            *out = sum;
+        }
+        return;
     }
-    if (stored == STORED_INT8) factor = *(const unaligned_quad *)matrix.scales;
-    UNROLL for (int c = 0; c < columns; c++) {
-        unaligned_quad *out = (unaligned_quad *)(target.data + c * target.stride);
-        quad sum = sum_lanes_of_tile(&total[0][c], 4);
-        if (kind == KIND_COSINE || stored == STORED_INT8) sum *= factor;
-        if (matrix.bias) sum += *(const unaligned_quad *)matrix.bias;
-        if (target.add) sum += *out;
-        *out = sum;
-    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int c = 0; c < columns; c++) {
+            float *out = target.data + c * target.stride + r, sum = sum_lanes(total[r][c]);
+            if (kind == KIND_COSINE) sum *= inverse_norm(sum_lanes(squares[r]));
+            if (stored == STORED_INT8) sum *= matrix.scales[r];
+            if (matrix.bias) sum += matrix.bias[r];
+            *out = target.add ? *out + sum : sum;
+        }
 }
 
 /* `rows` rows of a (., width) matrix against `columns` columns; column c is the row
@@ -153,27 +168,17 @@ INLINE void tile(const int kind, const int stored, const int rows, const int col
             UNROLL for (int r = 0; r < rows; r++)
                 scale[r] = vector_splat(matrix.scales[r * matrix.groups + g]);
         for (; i + LANES <= end; i += LANES) {
-            load_rows(stored, rows, data + i * bytes_of(stored), width, LANES, scale, row);
+            load_rows(stored, rows, data + i * bytes_of(stored), width, LANES, scale, columns == 1,
+                      row);
             add_vectors(kind, rows, columns, row, x + i, stride, total, squares);
         }
         if (i < end) {
-            load_rows(stored, rows, data + i * bytes_of(stored), width, end - i, scale, row);
+            load_rows(stored, rows, data + i * bytes_of(stored), width, end - i, scale, 0, row);
             add_vectors(kind, rows, columns, row, x + i, stride, total, squares);
             i = end;
         }
     }
-    if (rows == ROW_TILE) {
-        finish_tile(kind, stored, columns, matrix, total, squares, target);
-        return;
-    }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int c = 0; c < columns; c++) {
-            float *out = target.data + c * target.stride + r, sum = sum_lanes(total[r][c]);
-            if (kind == KIND_COSINE) sum *= inverse_norm(sum_lanes(squares[r]));
-            if (stored == STORED_INT8) sum *= matrix.scales[r];
-            if (matrix.bias) sum += matrix.bias[r];
-            *out = target.add ? *out + sum : sum;
-        }
+    finish_tile(kind, stored, rows, columns, matrix, total, squares, target);
 }
 
 /* ROW_TILE rows times all columns. */
@@ -206,10 +211,40 @@ INLINE void product_of(const int stored, Matrix matrix, int64_t first, int64_t r
     }
 }
 
-/* Rows `first` to `first + rows` of a matrix times all columns. */
+/* Of bfloat16 against many columns: what a tile would turn into float32 again and again, once. */
+static void product_of_widened(Matrix matrix, int64_t first, int64_t rows, int64_t width,
+                               const float *x, int64_t stride, int64_t columns, Target target) {
+    float wide[ROW_TILE * MOST_WIDENED];
+    matrix = rows_from(STORED_BFLOAT16, matrix, first, width);
+    for (; rows > 0; rows -= ROW_TILE, target.data += ROW_TILE) {
+        int64_t count = smaller(rows, ROW_TILE) * width;
+        for (int64_t i = 0; i < count; i++) {
+            uint32_t bits = (uint32_t)((const uint16_t *)matrix.data)[i] << 16;
+            memcpy(wide + i, &bits, sizeof bits);
+        }
+        product_of(STORED_FLOAT32, (Matrix){.data = wide, .bias = matrix.bias}, 0,
+                   smaller(rows, ROW_TILE), width, x, stride, columns, target);
+        matrix = rows_from(STORED_BFLOAT16, matrix, ROW_TILE, width);
+    }
+}
+
+#include "codes.h"
+
+/* Rows `first` to `first + rows` of a matrix times all columns. `coded`: these have codes. */
 __attribute__((noclone, noinline))
-static void product(Matrix matrix, int64_t first, int64_t rows, int64_t width, const float *x,
-                    int64_t stride, int64_t columns, Target target) {
+static void product(int coded, Matrix matrix, int64_t first, int64_t rows, int64_t width,
+                    const float *x, int64_t stride, int64_t columns, Target target) {
+#if LANES == 16
+    if (coded && matrix.stored == STORED_INT8 && matrix.group == GROUP) {
+        product_of_codes(matrix, first, rows, width, x, stride, columns, target);
+        return;
+    }
+#endif
+    (void)coded;
+    if (matrix.stored == STORED_BFLOAT16 && columns > COLUMN_TILE && width <= MOST_WIDENED) {
+        product_of_widened(matrix, first, rows, width, x, stride, columns, target);
+        return;
+    }
     int stored = matrix.stored == STORED_INT8 && matrix.group < width ? SCALED_INT8 : matrix.stored;
     switch (stored) {
 #define CASE(STORED) \

@@ -47,6 +47,7 @@ typedef struct {
 typedef struct {
     const Decode *a;
     Progress *progress;
+    int coded;                        /* rows that are multiplied have codes behind them */
     int64_t rows;                     /* R: row b T + t is token t of sequence b */
     int64_t width_stride, mixed_stride, head_stride, hidden_stride, score_stride;
     float *x, *normed;                /* (R, width_stride): the residual stream, and its norm */
@@ -72,6 +73,7 @@ static int64_t blocks(int64_t rows, int64_t block) { return (rows + block - 1) /
 static void normalise_stream(const Step *s, const Norm *norm) {
     for (int64_t r = 0; r < s->rows; r++)
         normalise(norm, s->x + r * s->width_stride, s->a->width, s->normed + r * s->width_stride);
+    if (s->coded) encode_rows(s->normed, s->width_stride, s->rows, s->a->width);
 }
 
 static void embed(const Step *s) {
@@ -106,7 +108,7 @@ static void heads_task(const Step *s, int64_t layer, int64_t task) {
                           first / a->chunk * sequence + (head * a->capacity + a->length) * d;
             target.stride = a->chunk == 1 ? sequence : d;
         }
-        product(matrix, head * d, d, a->width, s->normed + first * s->width_stride,
+        product(s->coded, matrix, head * d, d, a->width, s->normed + first * s->width_stride,
                 s->width_stride, together, target);
         for (int64_t r = 0; r < together && kind < 2; r++) {
             float *row = target.data + r * target.stride;
@@ -145,7 +147,7 @@ static void attention_task(const Step *s, int64_t layer, int64_t task, float *sc
 static void residual_task(const Step *s, Matrix matrix, int64_t inner, const float *input,
                           int64_t stride, int64_t task) {
     int64_t first = task * s->width_block, rows = smaller(s->width_block, s->a->width - first);
-    product(matrix, first, rows, inner, input, stride, s->rows,
+    product(s->coded, matrix, first, rows, inner, input, stride, s->rows,
             (Target){s->x + first, s->width_stride, 1});
 }
 
@@ -156,11 +158,11 @@ static void up_task(const Step *s, const Network *network, const float *input, i
     int64_t block = block_rows(network->hidden, a->threads), first = task * block;
     int64_t rows = smaller(block, network->hidden - first);
     hidden += first;
-    product(network->up, first, rows, a->width, input, s->width_stride, columns,
+    product(s->coded, network->up, first, rows, a->width, input, s->width_stride, columns,
             (Target){hidden, s->hidden_stride, 0});
     if (network->gate.data) {
         memset(gates, 0, columns * block * sizeof(float));
-        product(network->gate, first, rows, a->width, input, s->width_stride, columns,
+        product(s->coded, network->gate, first, rows, a->width, input, s->width_stride, columns,
                 (Target){gates, block, 0});
     }
     for (int64_t c = 0; c < columns; c++)
@@ -177,7 +179,7 @@ static void up_task(const Step *s, const Network *network, const float *input, i
 static void logits_task(const Step *s, int64_t task) {
     const Decode *a = s->a;
     int64_t first = task * s->logits_block, rows = smaller(s->logits_block, a->vocabulary - first);
-    product(a->head, first, rows, a->width, s->normed + (a->chunk - 1) * s->width_stride,
+    product(s->coded, a->head, first, rows, a->width, s->normed + (a->chunk - 1) * s->width_stride,
             a->chunk * s->width_stride, a->batch, (Target){a->logits + first, a->vocabulary, 0});
 }
 
@@ -204,12 +206,23 @@ static void run_phase(const Step *s, int64_t layer, const Phase *phase, int64_t 
 }
 
 /* What the last thread of a phase does before the next may begin. */
-static void close_phase(const Step *s, int64_t layer, int next) {
+static void close_phase(const Step *s, int64_t layer, const Phase *phase) {
     const Decode *a = s->a;
+    const Branch *branch = &a->layers[layer].branches[phase->branch];
     const Norm *outside = layer + 1 < a->n_layers ? &a->layers[layer + 1].attention_norm
                                                   : &a->final_norm;
-    if (next >= 0)
-        normalise_stream(s, next < a->branches ? &a->layers[layer].branches[next].norm : outside);
+    if (phase->next >= 0)
+        normalise_stream(s, phase->next < a->branches ? &a->layers[layer].branches[phase->next].norm
+                                                      : outside);
+    if (!s->coded) return;
+    if (phase->kind == ATTENTION)
+        encode_rows(s->mixed, s->mixed_stride, s->rows, a->heads * a->head_width);
+    if (phase->kind == EXPERTS_UP)
+        encode_rows(s->routing.hidden, s->hidden_stride, s->rows * branch->top_k,
+                    branch->experts[0].hidden);
+    if (phase->kind == UP)
+        encode_rows(s->hidden + phase->branch * s->rows * s->hidden_stride, s->hidden_stride,
+                    s->rows, branch->network.hidden);
 }
 
 static void wait_for(Progress *progress, int64_t phase) {
@@ -233,7 +246,7 @@ static void step_task(const void *context, int64_t number, float *scratch) {
     wait_for(s->progress, layer * s->phases + phase);
     run_phase(s, layer, &s->phase[phase], task, scratch);
     if (atomic_fetch_add(&s->progress->finished, 1) + 1 == end) {
-        close_phase(s, layer, s->phase[phase].next);
+        close_phase(s, layer, &s->phase[phase]);
         atomic_store(&s->progress->open, layer * s->phases + phase + 1);
     }
 }
@@ -268,6 +281,11 @@ static void add_phases(Step *s, const Decode *a) {
     }
 }
 
+/* Floats from one row to the next. */
+static int64_t row_stride(const Step *s, int64_t width) {
+    return round_up(width, ALIGNMENT) + (s->coded ? code_room(width) : 0);
+}
+
 /* The sizes; returns the most floats that a task needs for itself. */
 static int64_t plan(Step *s, const Decode *a, int64_t *places) {
     int64_t hidden = 0;
@@ -282,10 +300,11 @@ static int64_t plan(Step *s, const Decode *a, int64_t *places) {
         s->routing.groups = larger(s->routing.groups, smaller(branch->n_experts, s->rows * k));
         scratch = larger(scratch, s->rows * branch->n_experts);
     }
-    s->width_stride = round_up(a->width, ALIGNMENT);
-    s->mixed_stride = round_up(a->heads * a->head_width, ALIGNMENT);
+    s->coded = a->grouped && can_code();
+    s->width_stride = row_stride(s, a->width);
+    s->mixed_stride = row_stride(s, a->heads * a->head_width);
     s->head_stride = round_up(a->head_width, ALIGNMENT);
-    s->hidden_stride = round_up(hidden, ALIGNMENT);
+    s->hidden_stride = row_stride(s, hidden);
     s->width_block = block_rows(a->width, a->threads);
     s->logits_block = block_rows(a->vocabulary, a->threads);
     add_phases(s, a);
