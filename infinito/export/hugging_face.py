@@ -59,7 +59,7 @@ def export_hugging_face(opened: OpenedCheckpoint, path: Path) -> list[str]:
         _write_json(folder / "config.json", {**plain, **special})
         generation = {**_generation(opened.tokenizer), **special}
         _write_json(folder / "generation_config.json", generation)
-        _write_tokenizer(folder, opened.tokenizer, config.data.sequence_length)
+        write_tokenizer(folder, opened.tokenizer, config.data.sequence_length)
         (folder / "README.md").write_text(model_card(opened, path.name, reasons), "utf-8")
     return reasons
 
@@ -93,7 +93,8 @@ def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> None:
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> None:
+    """tokenizer.json and its settings, for AutoTokenizer."""
     library, end = to_library(tokenizer)
     library.save(str(folder / "tokenizer.json"))
     unknown = {"unk_token": "<unk>"} if tokenizer.unknown_id is not None else {}

@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from infinito.config.loading import config_from_plain
+from infinito.data.sources import open_corpus
+from infinito.export.hugging_face import write_tokenizer
 from infinito.generate.engine import generate
 from infinito.generate.sampling_config import SamplingConfig
 from infinito.load import load_model
+from infinito.tokenizer.tokenizer import train_tokenizer
 from infinito.train.trainer import Trainer
 from tests.command_support import infinito
-from tests.support import tiny_settings
+from tests.support import tiny_settings, wikitext2_dir
 
 _STOCK = {"model__activation": "swiglu", "model__n_kv_heads": 1}
 _OWN = {
@@ -78,6 +81,26 @@ def test_transformers_loads_what_was_exported(name: str, tmp_path: Path) -> None
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert f"{ours.step} steps" in card
     assert "license:" in card
+
+
+@pytest.mark.skipif(wikitext2_dir() is None, reason="no WikiText-2 beside the checkout")
+@pytest.mark.parametrize("kind", ["bpe", "word"])
+def test_wikitext_has_the_same_ids(kind: str, tmp_path: Path) -> None:
+    """Trained on the validation text, so that the test text has words it never saw."""
+    from transformers import PreTrainedTokenizerFast
+
+    config = config_from_plain(
+        {"data": {"path": str(wikitext2_dir())},
+         "tokenizer": {"kind": kind, "vocab_size": 3000}}, "test"
+    )  # fmt: skip
+    corpus = open_corpus(config.data)
+    tokenizer = train_tokenizer(config.tokenizer, corpus.documents("valid"))
+    write_tokenizer(tmp_path, tokenizer, 256)
+    theirs: Any = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    for split in ("valid", "test"):
+        documents = list(corpus.documents(split))
+        own = [[tokenizer.eos_id, *ids] for ids in tokenizer.encode_batch(documents)]
+        assert theirs(documents).input_ids == own
 
 
 def test_texts_padded_on_the_left_are_refused_by_our_own_class(tmp_path: Path) -> None:

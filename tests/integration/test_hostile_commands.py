@@ -135,7 +135,7 @@ def test_hostile_safetensors_are_refused_in_little_memory(run: Path, fault: str)
     good, path = run.parent / "good.safetensors", run / "strange.safetensors"
     if not good.exists():
         assert infinito("export", run, "--to", "safetensors", "--output", good).code == 0
-    assert infinito("evaluate", good, "--device", "cpu").code == 0
+        assert infinito("evaluate", good, "--device", "cpu").code == 0
     path.write_bytes(SAFETENSORS[fault](good.read_bytes()))
     shutil.copy(path, run / "step-000009.pt")  # whatever its name
     for command in COMMANDS:

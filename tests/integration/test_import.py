@@ -143,7 +143,7 @@ def _header(data: bytes) -> tuple[dict[str, Any], bytes]:
 def _changed(**entry: object) -> Callable[[bytes], bytes]:
     def change(data: bytes) -> bytes:
         header, rest = _header(data)
-        header["model.norm.weight"] |= entry
+        header["model.layers.0.input_layernorm.weight"] |= entry
         text = json.dumps(header).encode()
         return struct.pack("<Q", len(text)) + text + rest
 
