@@ -11,8 +11,10 @@ INLINE void put(Doubled *d, int64_t i, int64_t width, vf x) {
     store(DTYPE_FLOAT32, d->numbers, i, width, x);
 }
 
+/* Once all is put; zeros behind, which a last vector may reach into. */
 INLINE void double_up(Doubled *d, int64_t width) {
     memcpy(d->numbers + width, d->numbers, width / 2 * sizeof(float));
+    memset(d->numbers + width + width / 2, 0, LANES * sizeof(float));
 }
 
 /* The vector at i; `offset` half a head: from the other half. */
@@ -35,7 +37,6 @@ INLINE void turn_head(const int dtype, const Heads *a, const void *x, const floa
     const float *cosines = a->cosines + position * width, *sines = a->sines + position * width;
     const float inverse = gain ? inverse_root(dtype, x, width, a->epsilon) : 1.0f;
     Doubled row;
-    memset(&row, 0, sizeof row);
     for (int64_t i = 0; i < width; i += LANES) {
         vf v = load(dtype, x, i, width);
         if (gain) v = v * inverse * load(DTYPE_FLOAT32, gain, i, width);
@@ -56,7 +57,6 @@ INLINE void turn_back(const int dtype, const Heads *a, const void *x, const floa
     const int64_t width = a->width;
     const float *cosines = a->cosines + position * width, *sines = a->sines + position * width;
     Doubled turned, normed;
-    memset(&turned, 0, sizeof turned);
     for (int64_t i = 0; a->cosines && i < width; i += LANES)
         put(&turned, i, width, load(dtype, grad, i, width) * load(DTYPE_FLOAT32, sines, i, width));
     double_up(&turned, width);
