@@ -71,7 +71,7 @@ def evaluate(
         typer.Option(
             "--exact-words",
             help="Also the word perplexity of the training text's closed vocabulary, of a model "
-            "that spells words in pieces; takes about twice as long.",
+            "that spells words in pieces; takes about three times as long.",
         ),
     ] = False,
     ensemble: Annotated[

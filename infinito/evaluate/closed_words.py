@@ -157,9 +157,10 @@ class ClosedWords(ModelPredictor):
             further.append(more)
             state = self.lexicon.after(state, token)
             if not state:
+                text = repr(self.tokenizer.decode([token]) or "the end of a document")
                 raise DataError(
-                    f"--exact-words: {self.tokenizer.decode([token])!r} stands where no word of "
-                    "the training text goes on with it: this text has other words",
+                    f"--exact-words: {text} stands where no word of the training text goes on "
+                    "with it: this text has other words",
                     "leave --exact-words out, or score a split of the same corpus",
                 )
         self._reached = state

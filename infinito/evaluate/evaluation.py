@@ -54,22 +54,22 @@ def evaluate(
     Raises:
         InfinitoError: as :func:`check_causality`, :func:`score` and :func:`adapt` say.
     """
-    start = time.monotonic()
     predictor = subject.predictor
-    context, stride, batch_size = resolve_windows(
+    context, stride, batch_size = windows = resolve_windows(
         predictor, request.context, request.stride, request.batch_size
     )
     for loaded in subject.models:
         check_causality(loaded.model, min(context, CHECKED_LENGTH))
-    result = score(predictor, store, context=context, stride=stride, batch_size=batch_size)
-    measured = Measured(predictor, store, result, batch_size, is_wikitext)
-    figures = all_conventions(measured) if request.all_conventions else []
-    if request.exact_words:
-        figures.append(_exact_words(subject, store, texts, result, batch_size))
-    seconds = time.monotonic() - start
+    # These first: what they refuse is refused before the long pass of the headline.
     adaptive = None
     if request.adapt != "none":
         adaptive = adapt(subject, store, request.adapt, texts, context, request.stride)
+    exact = [_exact_words(subject, store, texts, windows)] if request.exact_words else []
+    start = time.monotonic()
+    result = score(predictor, store, context=context, stride=stride, batch_size=batch_size)
+    measured = Measured(predictor, store, result, batch_size, is_wikitext)
+    figures = all_conventions(measured) if request.all_conventions else []
+    seconds = time.monotonic() - start
     return Report(
         score=result,
         source=Source(
@@ -90,24 +90,23 @@ def evaluate(
             store, predictor.tokenizer, None if split == "text" else corpus
         ),
         warnings=_warnings(subject, store, split, result, is_wikitext),
-        figures=figures,
+        figures=exact + figures,
         members=subject.members,
         adaptive=adaptive,
     )  # fmt: skip
 
 
 def _exact_words(
-    subject: Subject, store: TokenStore, texts: Texts, static: Score, batch_size: int
+    subject: Subject, store: TokenStore, texts: Texts, windows: tuple[int, int, int]
 ) -> Figure:
     """The word perplexity over the vocabulary of the training text."""
     start, model = time.monotonic(), subject.predictor
     if not isinstance(model, ModelPredictor):
         raise ConfigError(f"--exact-words: {subject.name} is not one model", "name one alone")
     lexicon = Lexicon(document_texts(texts("train"), model.tokenizer), model.tokenizer)
-    closed = score(
-        ClosedWords(model.model, model.tokenizer, lexicon),
-        store, context=static.context, stride=static.stride, batch_size=batch_size,
-    )  # fmt: skip
+    closed_model = ClosedWords(model.model, model.tokenizer, lexicon)
+    context, stride, batch_size = windows
+    closed = score(closed_model, store, context=context, stride=stride, batch_size=batch_size)
     return Figure(
         "word_perplexity_closed_vocabulary",
         closed.word_perplexity,
