@@ -18,7 +18,7 @@ from infinito.runtime.precision import autocast
 pytestmark = pytest.mark.skipif(bool(compiled.missing), reason=str(compiled.missing))
 
 SHAPES = {
-    "usual": StepShape(batch=2, length=9, width=64, hidden=80, vocabulary=300),
+    "usual": StepShape(batch=2, length=45, width=64, hidden=80, vocabulary=300),
     "odd": StepShape(
         batch=3, length=5, width=37, hidden=19, d_head=6, heads=3, key_heads=1, vocabulary=53,
         dropout=0.3,
