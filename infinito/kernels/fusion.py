@@ -242,7 +242,7 @@ def make_plan(level: str, shape: StepShape, wanted: Plan) -> tuple[Plan, list[st
     Variants of ``wanted`` come before those of the table if it is a plan of the same level: that
     of a run that goes on, or of a measurement.
     """
-    chosen, told = {}, []
+    chosen, passed = {}, dict[str, tuple[dict[str, None], dict[str, None]]]()
     for name, allowed in LEVELS[level].items():
         first = wanted.variants.get(name) if wanted.level == level else None
         order = [*([first] if first else []), *allowed, TORCH]
@@ -251,6 +251,8 @@ def make_plan(level: str, shape: StepShape, wanted: Plan) -> tuple[Plan, list[st
             v: variants[v].objection(shape) if v in variants else "unknown" for v in order
         }
         chosen[name] = next(v for v in order if objections[v] is None)
-        passed = order[: order.index(chosen[name])]
-        told += [f"{name} not by {v}: {objections[v]}" for v in passed]
+        for variant in order[: order.index(chosen[name])]:
+            names, others = passed.setdefault(str(objections[variant]), ({}, {}))
+            names[name] = others[variant] = None
+    told = [f"{', '.join(n)} not by {' or '.join(v)}: {why}" for why, (n, v) in passed.items()]
     return Plan(level, chosen), told
