@@ -40,7 +40,8 @@ _LONG_TEXT_BYTES = 4_000_000  # from here on, sequences of 256 tokens instead of
 _PASSES, _PARAMETERS_A_TOKEN, _TOKENS_A_PARAMETER = 5, 4, 5
 _SHAPES = ((64, 2), (96, 3), (128, 4), (192, 4), (256, 6), (384, 6), (512, 8), (768, 12))
 _FIRST_MEASURED = 3
-_LEAST_STEPS = 100
+# Of the same tokens, twice the steps of half the size taught more (docs/log.md).
+_ENOUGH_STEPS = 2000
 _EVALUATIONS, _EVALUATING_SHARE, _LARGEST_EVALUATION = 10, 0.1, 0.25
 _TRAINING_SHARE = 0.9  # the rest: start, saves, samples
 
@@ -116,10 +117,10 @@ def own_text_config(
     n_tokens, length = dataset.splits["train"].n_tokens, config.data.sequence_length
     most = 16 if config.device == "cpu" else 64
     sequences = _PASSES * sequences_per_epoch(n_tokens, length)
-    batch = max((b for b in (4, 8, 16, 32, 64) if b <= most and b * _LEAST_STEPS <= sequences),
+    batch = max((b for b in (4, 8, 16, 32, 64) if b <= most and b * _ENOUGH_STEPS <= sequences),
                 default=4)  # fmt: skip
-    chosen.choose(f"sequences a step: {_LEAST_STEPS} steps or more, and {most} sequences "
-                  f"or less on {config.device}", {"training.batch_size": batch})  # fmt: skip
+    chosen.choose(f"sequences a step: {_PASSES} passes in {_ENOUGH_STEPS} steps, 4 to {most} of "
+                  f"them on {config.device}", {"training.batch_size": batch})  # fmt: skip
     budget = _Budget(chosen, dataset, 60 * minutes)
     budget.choose_model()
     words = dataset.tokenizer.decode(dataset.splits["valid"].tokens[:40].tolist()).split()
@@ -143,12 +144,12 @@ class _Budget:
         shapes = [self._shape(d_model, n_layers) for d_model, n_layers in _SHAPES]
         allowed = [number for number, shape in enumerate(shapes) if self._text_allows(shape)]
         best, measured = min(_FIRST_MEASURED, max(allowed, default=0)), -1
-        while best > measured:  # a larger model may reach another rate
+        while best > measured:  # a model of another size may reach another rate
             measured = best
-            config = self._resolved(shapes[measured])
-            step = seconds_of_a_step(Trainer(config, self._dataset))
-            self._rate = self._flops(config) * config.training.sequences_per_step / step
+            self._measure(shapes[measured])
             best = max((n for n in allowed if self._time_allows(shapes[n])), default=0)
+        if best < measured:
+            self._measure(shapes[best])
         config = self._resolved(shapes[best])
         bound = "the time" if best + 1 in allowed else "the text"
         speed = self._rate / self._flops(config) * config.data.sequence_length
@@ -157,6 +158,11 @@ class _Budget:
             f"({self._train} tokens, {speed:.0f} tokens/s here)",
             shapes[best],
         )
+
+    def _measure(self, shape: Mapping[str, object]) -> None:
+        config = self._resolved(shape)
+        step = seconds_of_a_step(Trainer(config, self._dataset))
+        self._rate = self._flops(config) * config.training.sequences_per_step / step
 
     def choose_steps(self) -> Config:
         """As many steps as time and text allow, and evaluations that take little of it."""
