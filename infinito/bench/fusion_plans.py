@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -25,7 +25,13 @@ from infinito.runtime.memory import keep_freed_memory
 from infinito.search.joint import search_jointly
 from infinito.search.space import Assignment, Parameter, Space
 from infinito.train.automatic import resolve, step_shape
-from infinito.train.fusion_choice import LevelSpeed, device_name, fastest, keep_speeds
+from infinito.train.fusion_choice import (
+    LevelSpeed,
+    device_name,
+    fastest,
+    keep_speeds,
+    require_writable_cache,
+)
 
 #: Sequences and tokens a sequence: two of a first system of this kind, and the reference step.
 SHAPES = ((4, 16), (4, 32), (16, 256))
@@ -38,6 +44,7 @@ Step = Callable[[], object]
 
 def bench_fusion(configs: Sequence[Config], vocab_size: int, rounds: int) -> dict[str, Any]:
     """Measure the operations and the levels for the steps of each config, and keep the levels."""
+    require_writable_cache()
     keep_freed_memory()  # as `infinito train` does
     found = [_bench_shape(_plain(config), vocab_size, rounds) for config in configs]
     device = configs[0].device if configs else "cpu"
@@ -54,7 +61,7 @@ def _bench_shape(config: Config, vocab_size: int, rounds: int) -> dict[str, Any]
     note(f"{shape.batch} x {shape.length} tokens of width {shape.width}")
     operations = bench_operations(shape, rounds)
     timer = StepTimer(config, vocab_size)
-    search = search_plans(shape, timer.ratio)
+    search = search_plans(shape, timer.operations(), timer.ratio)
     speeds = level_speeds(timer, shape, search[0].plan)
     path = keep_speeds(speeds, shape, config.device)
     return {
@@ -76,14 +83,17 @@ class PlanTrial:
     time_ratio: float
 
 
-def search_plans(shape: StepShape, ratio: Callable[[Plan], float]) -> list[PlanTrial]:
-    """Plans of ``moderate`` for a step, the fastest first, picked by tree search.
+def search_plans(
+    shape: StepShape, operations: Collection[str], ratio: Callable[[Plan], float]
+) -> list[PlanTrial]:
+    """Plans of ``moderate`` for a step of some operations, the fastest first, by tree search.
 
     ``ratio`` is the time of a step with a plan over that of plain torch.
     """
     space = Space(
         Parameter(name, "choice", (TORCH, *(v for v in some if _serves(name, v, shape))))
         for name, some in LEVELS["moderate"].items()
+        if name in operations
     )
 
     def plan(values: Assignment) -> Plan:
@@ -99,6 +109,21 @@ def _serves(operation: str, variant: str, shape: StepShape) -> bool:
     return OPERATIONS[operation].variants[variant].objection(shape) is None
 
 
+@dataclass(frozen=True)
+class _Watching(Plan):
+    """Plain torch, and what was asked of it."""
+
+    asked: set[str] = field(default_factory=set)
+
+    def fuses(self, operation: str) -> bool:
+        self.asked.add(operation)
+        return False
+
+    def run(self, operation: str, *arguments: Any) -> Any:
+        self.asked.add(operation)
+        return super().run(operation, *arguments)
+
+
 class StepTimer:
     """Times training steps under plans against steps of plain torch."""
 
@@ -106,6 +131,12 @@ class StepTimer:
         self._config, self._vocab_size = config, vocab_size
         self._device = torch.device(config.device)
         self._plain = self.step("none", Plan())
+
+    def operations(self) -> set[str]:
+        """What a step is asked to do by a plan; the rest of the table is of other models."""
+        watching = _Watching()
+        training_action(self._config, self._vocab_size, watching)()
+        return watching.asked
 
     def step(self, level: str, plan: Plan) -> Step:
         """A training step at a level."""

@@ -72,8 +72,13 @@ def bench_training(
     return result
 
 
-def training_action(config: Config, vocab_size: int) -> Callable[[], object]:
-    """One optimizer step of the config's model, from the same random tokens each time."""
+def training_action(
+    config: Config, vocab_size: int, plan: Plan | None = None
+) -> Callable[[], object]:
+    """One optimizer step of the config's model, from the same random tokens each time.
+
+    ``plan``: by which code, in place of the config's.
+    """
     device, training, data = torch.device(config.device), config.training, config.data
     require_memory(config, vocab_size)
     torch.manual_seed(config.seed)
@@ -83,7 +88,7 @@ def training_action(config: Config, vocab_size: int) -> Callable[[], object]:
     shape = (training.sequences_per_step, data.sequence_length + 1)
     sequences = torch.randint(vocab_size, shape, device=device)
     model.checkpoint_activations = training.activation_checkpointing
-    model.use(Plan.from_text(training.fusion_plan))
+    model.use(plan or Plan.from_text(training.fusion_plan))
 
     def step() -> object:
         return training_step(

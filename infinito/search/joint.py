@@ -22,8 +22,9 @@ def search_jointly(
     """Assignments of choices with their values, the best first; none is measured twice.
 
     Measured are: the first value of every parameter, which must be a valid assignment; each other
-    value alone among these; the best of each together; and ``trials`` that the search asks for,
-    which makes all there are where there are no more.
+    value alone among these; the best of each together; and ``trials`` more, which makes all there
+    are where there are no more: the best so far with one value changed, what was best alone first,
+    and where all of these are known, what the tree search asks for, which learns from all.
 
     Args:
         measure: small is good; infinity where it cannot be had.
@@ -45,15 +46,20 @@ def search_jointly(
         return tell(assignment)
 
     base = {parameter.key: parameter.values[0] for parameter in space.parameters}
-    as_it_is, best = begin_with(base), dict[str, Plain]()
+    as_it_is, best, alone = begin_with(base), dict[str, Plain](), list[tuple[float, Assignment]]()
     for parameter in space.parameters:
-        key, first = parameter.key, parameter.values[0]
-        alone = {value: begin_with(base | {key: value}) for value in parameter.values[1:]}
-        best[key] = min([first, *alone], key=lambda value: alone.get(value, as_it_is))
+        changes = [{parameter.key: value} for value in parameter.values[1:]]
+        tried = [(begin_with(base | change), change) for change in changes]
+        stay: Assignment = {parameter.key: parameter.values[0]}
+        best |= min([(as_it_is, stay), *tried], key=lambda pair: pair[0])[1]
+        alone += [(as_it_is, stay), *tried]
     begin_with(best)
+    alone.sort(key=lambda pair: pair[0])
     for _ in range(trials):
-        asked = search.ask()
-        if asked is None:
-            break
-        tell(asked)
+        now = min(found, key=lambda pair: pair[0])[1]
+        near = next((now | c for _, c in alone if candidates.is_fresh(now | c)), None)
+        if near is not None:
+            begin_with(near)
+        elif (asked := search.ask()) is not None:
+            tell(asked)
     return sorted(found, key=lambda pair: pair[0])

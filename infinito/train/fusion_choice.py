@@ -61,6 +61,11 @@ def _key(shape: StepShape, device: str) -> str:
     )
 
 
+def require_writable_cache() -> None:
+    """Raises ResourceError where figures could not be kept: before it takes minutes to get them."""
+    Cache(required=True).require_writable(_KIND)
+
+
 def keep_speeds(speeds: Speeds, shape: StepShape, device: str) -> Path:
     """Keep the figures of levels for runs of this shape; returns the file.
 

@@ -75,7 +75,7 @@ def test_the_plan_of_the_search_is_the_exhaustive_best(
         asked.append(str(plan))
         return costs[tuple(plan.variants[name] for name in names)]
 
-    found = search_plans(SHAPE, ratio)
+    found = search_plans(SHAPE, [*names, "of another model"], ratio)
     best = min(costs, key=costs.__getitem__)
     assert found[0].time_ratio == min(costs.values())
     assert found[0].plan == Plan("moderate", dict(zip(names, best, strict=True)))
@@ -89,9 +89,17 @@ def test_of_the_real_operations_all_plans_are_measured_where_they_are_few() -> N
         for name, some in table.LEVELS["moderate"].items()
     ]
     count = torch.tensor(serving).prod().item()
-    found = search_plans(SHAPE, lambda plan: float(len(str(plan))))
+    found = search_plans(SHAPE, table.OPERATIONS, lambda plan: float(len(str(plan))))
     assert len(found) == count if count <= 16 else len(found) > 16
     assert found[0].time_ratio == min(trial.time_ratio for trial in found)
+
+
+def test_only_what_a_model_asks_for_is_searched(base: Config) -> None:
+    asked = fusion.StepTimer(resolve(base), 300).operations()
+    assert {"residual", "squared_relu"} <= asked <= set(table.OPERATIONS)
+    assert "swiglu" not in asked
+    found = search_plans(SHAPE, {"squared_relu"}, lambda plan: 1.0)
+    assert {tuple(trial.plan.variants) for trial in found} == {("squared_relu",)}
 
 
 class Timer(fusion.StepTimer):
@@ -277,6 +285,9 @@ def test_from_the_command_to_a_run_that_goes_on(
     assert "auto" not in done.err
     assert open_checkpoint(tmp_path / "run" / "last.pt").config.training.fusion == stored.fusion
     assert infinito("bench", "fusion", "--config", tmp_path / "no.yaml").code == 2
+    monkeypatch.setenv("INFINITO_CACHE", str(config / "no-folder"))
+    monkeypatch.setattr(fusion, "bench_operations", None)  # refused before any work
+    assert "INFINITO_CACHE" in infinito("bench", "fusion").refused(6)
 
 
 def test_main_is_what_the_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
