@@ -69,8 +69,9 @@ def read_finished(directory: Path) -> Finished | None:
     if not (directory / "finished").exists() or not scored:
         return None
     last = scored[-1]
-    seconds = sum(line.get("seconds", 0.0) for line in lines)
-    return Finished(last["valid_loss"], last["valid_word_perplexity"], last["tokens"], seconds)
+    return Finished(
+        last["valid_loss"], last["valid_word_perplexity"], last["tokens"], last["seconds"]
+    )
 
 
 def run(plan: Plan, output: Path, arm: str, factor: float, seed: int) -> Finished:
