@@ -39,6 +39,7 @@ SHAPES = ((4, 16), (4, 32), (16, 256))
 PLANS = 16
 #: Rounds of a comparison of steps: as many as fit in so many seconds, at least, at most.
 _SECONDS, _FEWEST, _MOST = 3.0, 8, 100
+_OF_MUON = {"momentum", "move"}
 Step = Callable[[], object]
 
 
@@ -136,7 +137,8 @@ class StepTimer:
         """What a step is asked to do by a plan; the rest of the table is of other models."""
         watching = _Watching()
         training_action(self._config, self._vocab_size, watching)()
-        return watching.asked
+        muon = self._config.training.optimizer == "muon"  # which has its plan from the config
+        return watching.asked | (_OF_MUON if muon else set())
 
     def step(self, level: str, plan: Plan) -> Step:
         """A training step at a level."""

@@ -97,7 +97,11 @@ def test_of_the_real_operations_all_plans_are_measured_where_they_are_few() -> N
 def test_only_what_a_model_asks_for_is_searched(base: Config) -> None:
     asked = fusion.StepTimer(resolve(base), 300).operations()
     assert {"residual", "squared_relu"} <= asked <= set(table.OPERATIONS)
-    assert "swiglu" not in asked
+    assert not {"swiglu", "momentum"} & asked
+    training = base.training.model_copy(update={"optimizer": "muon"})
+    muon = resolve(base.model_copy(update={"training": training}))
+    asked_by_muon = fusion.StepTimer(muon, 300).operations()
+    assert asked < asked_by_muon <= set(table.OPERATIONS)
     found = search_plans(SHAPE, {"squared_relu"}, lambda plan: 1.0)
     assert {tuple(trial.plan.variants) for trial in found} == {("squared_relu",)}
 
