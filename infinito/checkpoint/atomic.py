@@ -157,12 +157,11 @@ def copy_atomic(source: Path, target: Path) -> None:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Make ``target`` a hard link to ``source``, or a copy on file systems without links."""
-    with _replacing(target, source.stat().st_size) as temporary:
-        try:
+    try:
+        with _replacing(target, None) as temporary:
             os.link(source, temporary, follow_symlinks=False)
-        except OSError:
-            with source.open("rb") as reader, _new_file(temporary) as writer:
-                shutil.copyfileobj(reader, writer, 1 << 20)
+    except ResourceError:
+        copy_atomic(source, target)
 
 
 @contextlib.contextmanager

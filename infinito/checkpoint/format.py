@@ -70,8 +70,8 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _read(path: Path, check: Callable[[BinaryIO], VerifiedFile] | None) -> dict[str, Any]:
     with verified(path, check) as checked:
-        tensors = _map_tensors(checked)
-        content: dict[str, Any] = _fill(checked.content, tensors)
+        mapping = mmap.mmap(checked.file.fileno(), checked.size, access=mmap.ACCESS_COPY)
+        content: dict[str, Any] = _fill(checked.content, mapping, checked.offsets)
     return content
 
 
@@ -147,11 +147,6 @@ class _HashingSink:
         """Nothing to do: the caller flushes and syncs the file when all is written."""
 
 
-def _map_tensors(checked: VerifiedFile) -> dict[str, torch.Tensor]:
-    mapping = mmap.mmap(checked.file.fileno(), checked.size, access=mmap.ACCESS_COPY)
-    return {spec.key: _tensor(spec, mapping, checked.offsets[spec.key]) for spec in checked.tensors}
-
-
 def _tensor(spec: TensorSpec, mapping: mmap.mmap, offset: int) -> torch.Tensor:
     dtype: torch.dtype = getattr(torch, spec.dtype)
     if spec.n_bytes == 0:
@@ -164,11 +159,11 @@ def _tensor(spec: TensorSpec, mapping: mmap.mmap, offset: int) -> torch.Tensor:
     return torch.frombuffer(mapping, dtype=dtype, count=count, offset=offset).reshape(spec.shape)
 
 
-def _fill(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+def _fill(value: Any, mapping: mmap.mmap, offsets: dict[str, int]) -> Any:
     if isinstance(value, TensorSpec):
-        return tensors[value.key]
+        return _tensor(value, mapping, offsets[value.key])
     if isinstance(value, dict):
-        return {key: _fill(item, tensors) for key, item in value.items()}
+        return {key: _fill(item, mapping, offsets) for key, item in value.items()}
     if isinstance(value, list):
-        return [_fill(item, tensors) for item in value]
+        return [_fill(item, mapping, offsets) for item in value]
     return value

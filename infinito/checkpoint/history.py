@@ -34,8 +34,9 @@ from infinito.runtime.paths import shown
 
 @dataclass
 class SetAside:
-    """What a rewind put away, for the announcement."""
+    """What a rewind of ``run`` put away, for the announcement."""
 
+    run: Path
     directory: Path | None = None
     checkpoints: list[str] = field(default_factory=list)
     metric_lines: int = 0
@@ -44,6 +45,11 @@ class SetAside:
     def is_empty(self) -> bool:
         """Whether there was nothing later than the step."""
         return not self.checkpoints and not self.metric_lines
+
+    def place(self) -> Path:
+        """The directory for it, made when it is first needed."""
+        self.directory = self.directory or make_numbered(self.run, "set-aside")
+        return self.directory
 
     def describe(self) -> str:
         """One line for the user: what went where."""
@@ -63,7 +69,7 @@ def rewind(run: Path, step: int) -> SetAside:
     Raises ResourceError where the directory cannot be changed, CheckpointError where the step
     file of ``step`` is damaged.
     """
-    aside = SetAside()
+    aside = SetAside(run)
     found, _ = find_steps(run)
     later = [found[at] for at in sorted(found, reverse=True) if at > step]
     links = [run / name for name in (LAST_FILE, BEST_FILE) if _is_later(run / name, step)]
@@ -73,14 +79,14 @@ def rewind(run: Path, step: int) -> SetAside:
         write_manifest(run, kept)
     try:
         for path in [*links, *later]:
-            path.rename(_aside_directory(run, aside) / path.name)
+            path.rename(aside.place() / path.name)
             aside.checkpoints.append(path.name)
         fsync_directory(run)
+        if step in found:
+            _repair_links(run, found[step])
+        _cut_metrics(step, aside)
     except OSError as error:
         raise cannot_write(run, error) from error
-    if step in found:
-        _repair_links(run, found[step])
-    _cut_metrics(run, step, aside)
     return aside
 
 
@@ -102,8 +108,7 @@ def adopt(run: Path, checkpoint: Path, source_run: Path) -> None:
     write_manifest(run, entries)
     metrics = source_run / METRICS_FILE
     if is_plain_file(metrics):
-        with atomic_writer(run / METRICS_FILE, metrics.stat().st_size) as target:
-            target.writelines(line for line, is_later in _lines(metrics, step) if not is_later)
+        _copy_lines(metrics, run / METRICS_FILE, step)
 
 
 def _repair_links(run: Path, checkpoint: Path) -> None:
@@ -132,12 +137,6 @@ def _is_later(path: Path, step: int) -> bool:
     return at > step if at is not None else is_plain_file(path)
 
 
-def _aside_directory(run: Path, aside: SetAside) -> Path:
-    if aside.directory is None:
-        aside.directory = make_numbered(run, "set-aside")
-    return aside.directory
-
-
 def _lines(metrics: Path, step: int) -> Iterator[tuple[bytes, bool]]:
     """Lines of a metrics file, and whether each is later than ``step`` or cut short by a crash."""
     is_later = False
@@ -150,19 +149,19 @@ def _lines(metrics: Path, step: int) -> Iterator[tuple[bytes, bool]]:
             yield line, is_later or record is None or not line.endswith(b"\n")
 
 
-def _cut_metrics(run: Path, step: int, aside: SetAside) -> None:
-    metrics = run / METRICS_FILE
+def _cut_metrics(step: int, aside: SetAside) -> None:
+    metrics = aside.run / METRICS_FILE
     if not is_plain_file(metrics):
         return
     later = [line for line, is_later in _lines(metrics, step) if is_later]
-    if not later:
-        return
-    aside.metric_lines = len(later)
-    try:
-        directory = _aside_directory(run, aside)
-    except OSError as error:
-        raise cannot_write(run, error) from error
-    with atomic_writer(directory / METRICS_FILE) as file:
-        file.writelines(later)
-    with atomic_writer(metrics, metrics.stat().st_size) as file:
+    if later:
+        aside.metric_lines = len(later)
+        with atomic_writer(aside.place() / METRICS_FILE) as file:
+            file.writelines(later)
+        _copy_lines(metrics, metrics, step)
+
+
+def _copy_lines(metrics: Path, target: Path, step: int) -> None:
+    """The lines until ``step``, which ``target`` then holds."""
+    with atomic_writer(target, metrics.stat().st_size) as file:
         file.writelines(line for line, is_later in _lines(metrics, step) if not is_later)

@@ -83,11 +83,11 @@ def interpret(data: bytes) -> tuple[Any, list[TensorSpec]]:
             if count >= MAX_INSTRUCTIONS:
                 raise DamagedError("its description is too long")
             machine.execute(instruction.name, argument)
+        [value] = machine.stack
     except DamagedError:
         raise
-    except (ValueError, OverflowError, UnicodeError) as error:
+    except (ValueError, IndexError, OverflowError) as error:
         raise DamagedError("its description is damaged") from error
-    value = machine.result()
     _check_plain(value)
     return value, machine.tensors
 
@@ -111,7 +111,6 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.tensors: list[TensorSpec] = []
-        self.stopped = False
 
     def execute(self, name: str, argument: Any) -> None:
         if name in _LITERALS:
@@ -128,8 +127,8 @@ class _Machine:
             )
 
     def pop(self) -> Any:
-        if not self.stack or isinstance(self.stack[-1], _Mark):
-            raise DamagedError("its description is damaged")
+        if isinstance(self.stack[-1], _Mark):
+            raise ValueError("nothing lies above the mark")
         return self.stack.pop()
 
     def pop_many(self, count: int) -> list[Any]:
@@ -137,11 +136,8 @@ class _Machine:
 
     def pop_to_mark(self) -> list[Any]:
         items: list[Any] = []
-        while self.stack and not isinstance(self.stack[-1], _Mark):
-            items.append(self.stack.pop())
-        if not self.stack:
-            raise DamagedError("its description is damaged")
-        self.stack.pop()
+        while not isinstance(item := self.stack.pop(), _Mark):
+            items.append(item)
         return items[::-1]
 
     def put(self, index: int) -> None:
@@ -175,7 +171,9 @@ class _Machine:
     def find_global(self, argument: str) -> None:
         name = argument.replace(" ", ".")
         if name not in _ALLOWED_GLOBALS:
-            raise DamagedError(f"refers to {_printable(name)}, which a checkpoint never needs")
+            raise DamagedError(
+                f"refers to {ascii(name)[1:-1][:80]}, which a checkpoint never needs"
+            )
         self.stack.append(_Global(name))
 
     def find_storage(self, _: Any) -> None:
@@ -218,14 +216,6 @@ class _Machine:
         self.tensors.append(spec)
         return spec
 
-    def stop(self, _: Any) -> None:
-        self.stopped = True
-
-    def result(self) -> Any:
-        if not self.stopped or len(self.stack) != 1:
-            raise DamagedError("its description is damaged")
-        return self.stack[0]
-
 
 # Not bound to a machine: one that refers to itself would stay, with all it has read, until the
 # next full garbage collection, minutes later in a long training that verifies what it saves.
@@ -247,7 +237,7 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "GLOBAL": _Machine.find_global,
     "REDUCE": _Machine.reduce,
     "BINPERSID": _Machine.find_storage,
-    "STOP": _Machine.stop,
+    "STOP": lambda machine, _: None,  # the last instruction: without it, pickletools objects
 }
 
 
@@ -259,7 +249,3 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(size, 1)
     return tuple(reversed(strides))
-
-
-def _printable(text: str) -> str:
-    return ascii(text)[1:-1][:80]

@@ -43,7 +43,12 @@ def record_text(run: Path, arguments: Sequence[str], facts: Mapping[str, Any]) -
         "pid": os.getpid(),
         "command": without_secrets(arguments),
         "versions": library_versions(),
-        "host": _host_facts(),
+        "host": {
+            "system": platform.system(),
+            "release": platform.release(),
+            "machine": platform.machine(),
+            "cpu_count": os.cpu_count(),
+        },
         **facts,
         "earlier": [*before, earlier] if earlier and isinstance(before, list) else [],
     }
@@ -79,10 +84,8 @@ def start_time(run: Path) -> float:
 
 def library_versions() -> dict[str, str]:
     """Versions of this program, Python and the libraries that numbers depend on."""
-    versions = {"infinito": __version__, "python": platform.python_version()}
-    for library in _LIBRARIES:
-        versions[library] = _version(library)
-    return versions
+    own = {"infinito": __version__, "python": platform.python_version()}
+    return own | {library: _version(library) for library in _LIBRARIES}
 
 
 @cache
@@ -110,12 +113,3 @@ def without_secrets(arguments: Sequence[str]) -> list[str]:
             text = text.replace(secret, _SECRET)
         shown.append(text)
     return shown
-
-
-def _host_facts() -> dict[str, Any]:
-    return {
-        "system": platform.system(),
-        "release": platform.release(),
-        "machine": platform.machine(),
-        "cpu_count": os.cpu_count(),
-    }

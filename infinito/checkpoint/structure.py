@@ -51,7 +51,7 @@ def _is_log(value: Any) -> bool:
 
 
 def _are_evaluations(value: Any) -> bool:
-    return type(value) is list and all(_is_evaluation(item) for item in value)
+    return type(value) is list and all(map(_is_evaluation, value))
 
 
 def _is_evaluation(value: Any) -> bool:

@@ -46,7 +46,6 @@ class VerifiedFile:
     file: BinaryIO
     size: int
     content: dict[str, Any]
-    tensors: list[TensorSpec]
     offsets: dict[str, int]
 
 
@@ -84,8 +83,7 @@ def weights_only(file: BinaryIO) -> VerifiedFile:
         raise DamagedError("no safetensors file")
     size = file.seek(0, 2)
     header = read_header(file, size)
-    tensors = list(header.tensors.values())
-    return VerifiedFile(file, size, dict(header.tensors), tensors, header.offsets)
+    return VerifiedFile(file, size, dict(header.tensors), header.offsets)
 
 
 def sha256_of(path: Path) -> str:
@@ -99,28 +97,23 @@ def _check(file: BinaryIO) -> VerifiedFile:
     if is_safetensors(file):
         header = read_header(file, size)
         content = check_structure(checkpoint_content(file, header, size))
-        return VerifiedFile(file, size, content, list(header.tensors.values()), header.offsets)
+        return VerifiedFile(file, size, content, header.offsets)
     members = read_members(file, size)
     if read_member(file, members[BYTE_ORDER], 16).decode("ascii", "replace") != sys.byteorder:
         raise DamagedError("written on a machine with another byte order")
     value, tensors = interpret(read_member(file, members[PICKLE], MAX_PICKLE_BYTES))
-    content = check_structure(value)
-    return VerifiedFile(file, size, content, tensors, _offsets(members, tensors))
+    return VerifiedFile(file, size, check_structure(value), _offsets(members, tensors))
 
 
 def _offsets(members: dict[str, Member], tensors: list[TensorSpec]) -> dict[str, int]:
     """Give each tensor bytes of its own, so that tensors take no more memory than the file."""
-    storages = {
-        name.removeprefix(STORAGES): member
-        for name, member in members.items()
-        if name.startswith(STORAGES)
-    }
-    sizes = {spec.key: spec.n_bytes for spec in tensors}
+    storages = {name: member for name, member in members.items() if name.startswith(STORAGES)}
+    sizes = {STORAGES + spec.key: spec.n_bytes for spec in tensors}
     if len(sizes) != len(tensors):
         raise DamagedError("holds tensors that share data")
-    if sizes != {key: member.size for key, member in storages.items()}:
+    if sizes != {name: member.size for name, member in storages.items()}:
         raise DamagedError("its tensors do not match their data")
-    return {key: member.start for key, member in storages.items()}
+    return {name.removeprefix(STORAGES): member.start for name, member in storages.items()}
 
 
 def _reason(error: Exception) -> str:
