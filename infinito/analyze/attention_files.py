@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from infinito.analyze.attention_report import AttentionReport
 from infinito.analyze.plots import attention_figure, entropy_figure, lambda_figure
-from infinito.checkpoint.atomic import atomic_writer, cannot_write, write_text_atomic
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_DOTS_PER_INCH = 150
+from infinito.checkpoint.atomic import cannot_write, make_directory, write_text_atomic
+from infinito.telemetry.figures import save_figures
 
 
 def write_files(report: AttentionReport, plain: dict[str, Any], directory: Path) -> list[Path]:
@@ -26,10 +21,7 @@ def write_files(report: AttentionReport, plain: dict[str, Any], directory: Path)
     Raises:
         ResourceError: the directory or a file cannot be written.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(directory, error) from error
+    make_directory(directory)
     document = directory / "attention.json"
     write_text_atomic(document, json.dumps(plain, indent=2, allow_nan=False) + "\n")
     figures = {"attention.png": attention_figure(report), "entropy.png": entropy_figure(report)}
@@ -37,9 +29,7 @@ def write_files(report: AttentionReport, plain: dict[str, Any], directory: Path)
         figures["lambda.png"] = lambda_figure(report)
     else:
         _remove(directory / "lambda.png")
-    for name, figure in figures.items():
-        _save(figure, directory / name)
-    return [document, *(directory / name for name in figures)]
+    return [document, *save_figures(figures, directory)]
 
 
 def _remove(path: Path) -> None:
@@ -47,11 +37,3 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
-
-
-def _save(figure: Figure, path: Path) -> None:
-    drawn = io.BytesIO()
-    # Equal reports give equal files: without this the file names the version of the library.
-    figure.savefig(drawn, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
-    with atomic_writer(path, len(drawn.getvalue())) as file:
-        file.write(drawn.getvalue())

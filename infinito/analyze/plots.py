@@ -1,4 +1,4 @@
-"""Pictures of an analysis. Figures are built without pyplot: no window, no global state."""
+"""Pictures of an analysis."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infinito.analyze.attention_report import AttentionReport
+from infinito.telemetry.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,10 +104,7 @@ def lambda_figure(report: AttentionReport) -> Figure:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(width, _NARROWEST_INCHES), height), layout="compressed")
-    return figure, figure.add_subplot()
+    return new_figure(max(width, _NARROWEST_INCHES), height, "compressed")
 
 
 def _name_axes(axes: Axes, layers: Sequence[float], heads: Sequence[float]) -> None:

@@ -53,6 +53,14 @@ def cannot_write(path: Path, error: OSError, needed_bytes: int | None = None) ->
     return ResourceError(f"cannot write {path}: {error.strerror or error}{space}", remedy)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory and those around it where they are not there (ResourceError)."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def make_numbered(root: Path, name: str) -> Path:
     """Make ``root/<name>-<number>`` with the next free number; mkdir decides between racers."""
     prefix = f"{name}-"

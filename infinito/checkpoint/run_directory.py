@@ -23,6 +23,7 @@ from infinito.checkpoint.atomic import (
     format_size,
     fsync_directory,
     link_or_copy,
+    make_directory,
     make_numbered,
     require_space,
     write_text_atomic,
@@ -224,10 +225,7 @@ class RunDirectory(contextlib.AbstractContextManager["RunDirectory"]):
         return bool(gone)
 
     def _lock_again(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        make_directory(self.path)
         lock = RunLock(self.path)
         if start_time(self.path) not in (0, self._start_time):
             lock.release()

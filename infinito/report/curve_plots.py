@@ -1,12 +1,10 @@
-"""The panels of a report as pictures, drawn without pyplot: no window, no global state."""
+"""The panels of a report as pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infinito.checkpoint.atomic import atomic_writer
 from infinito.report.curves import Panel
 from infinito.report.run_log import RunLog
 
@@ -30,12 +28,6 @@ def curves_figure(panels: Sequence[Panel], runs: Sequence[RunLog]) -> Figure:
     for number, panel in enumerate(panels, 1):
         _draw(figure.add_subplot(rows, columns, number), panel, runs)
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG; equal figures give equal files. Raises ResourceError."""
-    with atomic_writer(path) as file:
-        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
 
 
 def _draw(axes: Axes, panel: Panel, runs: Sequence[RunLog]) -> None:

@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from infinito.analyze.plots import attention_figure, entropy_figure
-from infinito.checkpoint.atomic import cannot_write, write_text_atomic
+from infinito.checkpoint.atomic import make_directory, write_text_atomic
 from infinito.checkpoint.discover import holds_run
 from infinito.errors import CheckpointError, ConfigError
-from infinito.report.curve_plots import curves_figure, save_figure
+from infinito.report.curve_plots import curves_figure
 from infinito.report.curves import Panel, inner_panels, panels
 from infinito.report.model_view import ModelView, view_model
 from infinito.report.page import render
 from infinito.report.run_log import RunLog, read_run
 from infinito.runtime.events import note
+from infinito.telemetry.figures import save_figures
 
 REPORT_FILE = "report.html"
 
@@ -53,10 +54,7 @@ def write_report(paths: Sequence[Path], directory: Path | None) -> list[Path]:
     place = directory or (
         runs[0].path if len(runs) == 1 else runs[0].path.resolve().parent / "report"
     )
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(place, error) from error
+    make_directory(place)
     page = place / REPORT_FILE
     write_text_atomic(page, render(runs, views))
     return [page, *_pictures(runs, views, place)]
@@ -72,9 +70,7 @@ def _pictures(runs: Sequence[RunLog], views: Sequence[ModelView], place: Path) -
             ending = f"-{number}.png" if len(runs) > 1 else ".png"
             figures[f"attention{ending}"] = attention_figure(view.attention)
             figures[f"entropy{ending}"] = entropy_figure(view.attention)
-    for name, figure in figures.items():
-        save_figure(figure, place / name)
-    return [place / name for name in figures]
+    return save_figures(figures, place)
 
 
 def read_curves(paths: Sequence[Path]) -> tuple[list[Panel], list[RunLog]]:
@@ -93,4 +89,4 @@ def write_plot(paths: Sequence[Path], file: Path) -> None:
     """Write all curves of the runs as one PNG. Raises as ``read_curves``, and ConfigError."""
     if file.suffix.lower() != ".png":
         raise ConfigError(f"--output {file} is no .png file", "name it curves.png, for example")
-    save_figure(curves_figure(*read_curves(paths)), file)
+    save_figures({file.name: curves_figure(*read_curves(paths))}, file.parent)

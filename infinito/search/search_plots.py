@@ -1,4 +1,4 @@
-"""Pictures of a search, drawn without pyplot: no window, no global state."""
+"""Pictures of a search."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from itertools import accumulate, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infinito.checkpoint.atomic import atomic_writer
 from infinito.config.explain import show_value
 from infinito.search.method import Method, ranks
 from infinito.search.space import Space
 from infinito.search.study import Study
 from infinito.search.tree import Node, TreeSearch
+from infinito.telemetry.figures import new_figure, save_figures
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _MOST_NODES = 120
@@ -33,15 +32,12 @@ def write_plots(study: Study, space: Space, metric: str, method: Method) -> list
     figures["parameters.png"] = parameters_figure(study, space, metric)
     if isinstance(method, TreeSearch):
         figures["tree.png"] = tree_figure(method)
-    for name, figure in figures.items():
-        with atomic_writer(study.directory / name) as file:
-            figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
-    return [study.directory / name for name in figures]
+    return save_figures(figures, study.directory)
 
 
 def best_figure(study: Study, metric: str) -> Figure:
     """Every trial and the best so far against what they have cost, in full trials."""
-    figure, axes = _figure(6.4, 4.0)
+    figure, axes = new_figure(6.4, 4.0, "constrained")
     costs = list(accumulate(trial.fraction for trial in study.trials))
     best, bests = (math.inf, math.nan), []
     for cost, trial in zip(costs, study.trials, strict=True):
@@ -60,7 +56,7 @@ def best_figure(study: Study, metric: str) -> Figure:
 def parameters_figure(study: Study, space: Space, metric: str) -> Figure:
     """Parallel coordinates: a line through the values of each of the longest trials."""
     names = [p.key.replace(".", ".\n") for p in space.parameters]
-    figure, axes = _figure(1.6 * (len(names) + 1), 4.4)
+    figure, axes = new_figure(1.6 * (len(names) + 1), 4.4, "constrained")
     longest = max((trial.fraction for trial in study.trials), default=1.0)
     trials = [trial for trial in study.trials if trial.fraction == longest]
     for rank, trial in zip(ranks([study.number(trial) for trial in trials]), trials, strict=True):
@@ -84,7 +80,7 @@ def tree_figure(tree: TreeSearch) -> Figure:
     """The most visited nodes: a parameter a level, size by visits, colour by mean reward."""
     nodes = sorted(_below(tree.root, 0), key=lambda pair: (-pair[1].visits, pair[0]))
     drawn = {id(node) for _, node in nodes[:_MOST_NODES]}
-    figure, axes = _figure(9.0, 3.0 + 0.09 * len(drawn))
+    figure, axes = new_figure(9.0, 3.0 + 0.09 * len(drawn), "constrained")
     free = count()
 
     def draw(node: Node, depth: int) -> float:
@@ -115,10 +111,3 @@ def _colour(goodness: float) -> tuple[float, ...]:
     from matplotlib import colormaps
 
     return tuple(colormaps["viridis_r"](goodness))
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from infinito.checkpoint.atomic import cannot_write, write_text_atomic
+from infinito.checkpoint.atomic import make_directory, write_text_atomic
 from infinito.checkpoint.lock import RunLock
 from infinito.config.explain import show_value
 from infinito.config.yaml_loader import Plain
@@ -67,10 +67,7 @@ class Study:
         """Lock the directory and read its trials."""
         self._spent, self._n_told, self._cycle_bests = 0.0, 0, [math.inf]
         self._held: Job | None = None  # asked for, but longer than what is left of the budget
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(self.directory, error) from error
+        make_directory(self.directory)
         self._lock = RunLock(self.directory)
         try:
             _claim(self.directory, {**self.identity, "workers": self.workers})

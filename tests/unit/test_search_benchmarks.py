@@ -12,7 +12,7 @@ import pytest
 from infinito.config.loading import config_from_plain
 from infinito.errors import ConfigError
 from infinito.search.candidates import Candidates
-from infinito.search.random_search import RandomSearch
+from infinito.search.methods import RandomSearch
 from tests.support import ROOT, tiny_settings
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
