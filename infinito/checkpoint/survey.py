@@ -100,9 +100,7 @@ def _is_finished(content: dict[str, Any]) -> bool:
         training = config_from_plain(content["config"], "", CheckpointError).training
     except CheckpointError:
         return False
-    losses = [evaluation["valid_loss"] for evaluation in content["evaluations"]]
-    since_best = len(losses) - 1 - losses.index(min(losses)) if losses else 0
-    if 0 < training.early_stopping_patience <= since_best:
+    if training.out_of_patience([e["valid_loss"] for e in content["evaluations"]]):
         return True
     if training.max_steps is not None:
         return bool(content["step"] >= training.max_steps)

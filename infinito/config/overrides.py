@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Any
 
 from infinito.config.explain import UNKNOWN_KEY, Place, Problem, printable
 from infinito.config.keys import all_keys, section_class, value_keys
@@ -35,21 +37,14 @@ class Overrides:
 
         ``base`` itself is not changed.
         """
-        result = dict(base)
-        for path, value in self.values.items():
-            _put(result, path, value)
+        result = deepcopy(dict(base))
+        for (*sections, name), value in self.values.items():
+            holder: Any = result
+            for section in sections:
+                holder = holder.setdefault(section, {}) if isinstance(holder, dict) else None
+            if isinstance(holder, dict):
+                holder[name] = value
         return result
-
-
-def _put(values: dict[str, object], path: KeyPath, value: object) -> None:
-    name, *rest = path
-    if not rest:
-        values[name] = value
-        return
-    inner = values.get(name, {})
-    if isinstance(inner, Mapping):
-        values[name] = inner = dict(inner)
-        _put(inner, tuple(rest), value)
 
 
 def parse_overrides(settings: Sequence[str], extra: Mapping[str, object]) -> Overrides:

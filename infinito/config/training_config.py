@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -104,6 +105,11 @@ class TrainingConfig(Section):
         if text is not None and any("\ud800" <= character <= "\udfff" for character in text):
             raise ValueError("is not valid Unicode: give it as UTF-8 text")
         return text
+
+    def out_of_patience(self, losses: Sequence[float]) -> bool:
+        """Whether early stopping ends a run whose evaluations had these losses."""
+        since_best = len(losses) - 1 - losses.index(min(losses)) if losses else 0
+        return 0 < self.early_stopping_patience <= since_best
 
     @property
     def sequences_per_step(self) -> int:

@@ -17,10 +17,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from infinito.errors import ConfigError, ResourceError
 from infinito.runtime.paths import command, shown
+from infinito.runtime.signals import handled
 
 #: Names the directory in which the processes leave what the launcher has to know.
 WORKPLACE = "INFINITO_LAUNCH"
@@ -60,25 +60,22 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         ResourceError: a process died; what was saved is named.
     """
     with tempfile.TemporaryDirectory(prefix="infinito-") as workplace:
-        ranks = _Ranks(processes, arguments, Path(workplace))
-        try:
+        ranks = _Ranks(Path(workplace))
+        # Before the first is started: none may be left without one to pass signals on.
+        with handled(ranks.pass_on):
+            ranks.start(processes, arguments)
             return ranks.wait()
-        finally:
-            for number, handler in ranks.handlers.items():
-                signal.signal(number, handler)
 
 
 class _Ranks:
-    def __init__(self, processes: int, arguments: Sequence[str], workplace: Path) -> None:
+    def __init__(self, workplace: Path) -> None:
         self.workplace = workplace
         self.started: list[subprocess.Popen[bytes]] = []
         self.signal_number = 0
-        # Before the first is started: none may be left without one to pass signals on.
-        self.handlers: dict[int, Any] = {}  # as they were before
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                self.handlers[number] = signal.signal(number, self._pass_on)
-        environment = _environment(processes, workplace)
+
+    def start(self, processes: int, arguments: Sequence[str]) -> None:
+        """Start all of them, and pass on to all what came meanwhile."""
+        environment = _environment(processes, self.workplace)
         for rank in range(processes):
             self.started.append(self._start(rank, arguments, environment))
         if self.signal_number:
@@ -121,7 +118,7 @@ class _Ranks:
         for process in self.started:
             process.send_signal(number)
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def pass_on(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
         self._send(number)
 

@@ -7,8 +7,6 @@ import torch
 from infinito.errors import ResourceError
 from infinito.runtime.choice import Choice
 
-__all__ = ["Choice", "available_devices", "choose_device"]
-
 
 def available_devices() -> list[str]:
     """The devices that this machine and this build of torch have, the preferred first."""

@@ -32,12 +32,13 @@ LIBRARIES = (
     "pyyaml",
     "matplotlib",
 )
+#: The package of each extra.
 EXTRAS = {
-    "tensorboard": ("tensorboard",),
-    "wandb": ("wandb",),
-    "trackio": ("trackio",),
-    "search": ("optuna",),
-    "eval": ("lm-eval",),
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "trackio": "trackio",
+    "search": "optuna",
+    "eval": "lm-eval",
 }
 _FUSED = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -72,7 +73,6 @@ def examine(directory: Path) -> list[Finding]:
         _threads(),
         _compiler(),
         *_versions(),
-        *_extras(),
     ]
 
 
@@ -163,30 +163,20 @@ def _compiler() -> Finding:
 
 
 def _versions() -> list[Finding]:
-    findings = [
+    return [
         Finding("infinito", __version__, "this program"),
         Finding("python", platform.python_version(), f"{platform.system()} {platform.machine()}"),
         Finding("torch", torch.__version__, "required"),
+        *(_package(name, name, "required", f"pip install {name}") for name in LIBRARIES),
+        *(
+            _package(f"extra {extra}", name, "optional", f'pip install "infinito[{extra}]"')
+            for extra, name in EXTRAS.items()
+        ),
     ]
-    for name in LIBRARIES:
-        installed = _installed(name)
-        remedy = "" if installed else f"pip install {name}"
-        findings.append(Finding(name, installed or "missing", "required", remedy))
-    return findings
 
 
-def _extras() -> list[Finding]:
-    findings = []
-    for extra, packages in EXTRAS.items():
-        missing = [name for name in packages if _installed(name) is None]
-        value = "missing" if missing else ", ".join(str(_installed(name)) for name in packages)
-        remedy = f'pip install "infinito[{extra}]"' if missing else ""
-        findings.append(Finding(f"extra {extra}", value, "optional", remedy))
-    return findings
-
-
-def _installed(name: str) -> str | None:
+def _package(name: str, package: str, need: str, remedy: str) -> Finding:
     try:
-        return version(name)
+        return Finding(name, version(package), need)
     except PackageNotFoundError:
-        return None
+        return Finding(name, "missing", need, remedy)

@@ -9,7 +9,7 @@ import torch
 from infinito.errors import ConfigError
 from infinito.runtime.choice import Choice
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_precision(requested: str, device: str) -> Choice:
@@ -57,7 +57,7 @@ def unsupported_reason(precision: str, device: str) -> str:
             product = matrix @ matrix
     except RuntimeError as error:
         return f"torch cannot on {where.type}: {str(error).splitlines()[0]}"
-    if product.dtype != _DTYPES[precision]:  # autocast switches itself off with a mere warning
+    if product.dtype != DTYPES[precision]:  # autocast switches itself off with a mere warning
         return f"torch has no {precision} autocast on {where.type}"
     return ""
 
@@ -66,7 +66,7 @@ def autocast(precision: str, device: str) -> AbstractContextManager[None]:
     """A context in which matrix products run in ``precision`` on ``device``; none for float32."""
     if precision == "float32":
         return nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=_DTYPES[precision])
+    return torch.autocast(torch.device(device).type, dtype=DTYPES[precision])
 
 
 def compute_dtype(x: torch.Tensor) -> torch.dtype:

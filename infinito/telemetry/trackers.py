@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from infinito.checkpoint.atomic import write_text_atomic
 from infinito.checkpoint.discover import METRICS_FILE
@@ -86,10 +86,6 @@ class TensorBoard:
             self._writer.close()
 
 
-class _Run(Protocol):
-    def log(self, metrics: dict[str, float], step: int) -> object: ...
-
-
 class _Continued(ABC):
     """A record that is only ever added to; it begins with the lines of metrics it lacks."""
 
@@ -112,8 +108,8 @@ class _Continued(ABC):
             self(Metrics(json_object(line) or {}))
 
     @abstractmethod
-    def _open(self, run: Path, config: dict[str, Any]) -> _Run:
-        """Begin or continue the record ``self._id``."""
+    def _open(self, run: Path, config: dict[str, Any]) -> Any:
+        """Begin or continue the record ``self._id``; what is returned takes metrics (``log``)."""
 
     def __call__(self, event: Event) -> None:
         """Add the metrics of a step that is new to the record."""
@@ -141,9 +137,9 @@ class WeightsAndBiases(_Continued):
 
     name = "wandb"
 
-    def _open(self, run: Path, config: dict[str, Any]) -> _Run:
+    def _open(self, run: Path, config: dict[str, Any]) -> Any:
         try:
-            opened: _Run = self._package.init(
+            return self._package.init(
                 project=_PROJECT, name=run.name, id=self._id, resume="allow", dir=str(run),
                 config=config, settings=self._package.Settings(console="off"),
             )  # fmt: skip
@@ -151,7 +147,6 @@ class WeightsAndBiases(_Continued):
             raise ConfigError(
                 f"training.tracker wandb: {error}", "wandb login, or set WANDB_MODE=offline"
             ) from error
-        return opened
 
 
 class Trackio(_Continued):
@@ -159,9 +154,8 @@ class Trackio(_Continued):
 
     name = "trackio"
 
-    def _open(self, run: Path, config: dict[str, Any]) -> _Run:
+    def _open(self, run: Path, config: dict[str, Any]) -> Any:
         # It knows runs by their names.
-        opened: _Run = self._package.init(
+        return self._package.init(
             project=_PROJECT, name=f"{run.name}-{self._id}", resume="allow", config=config
         )
-        return opened

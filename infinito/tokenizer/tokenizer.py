@@ -158,7 +158,7 @@ def train_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokeni
     documents in equal order give an equal tokenizer.
 
     Raises:
-        ConfigError: a vocabulary size was given for ``byte``, which has 257.
+        ConfigError: the kind is ``imported``, which no text makes.
         DataError: ``word`` finds too many distinct words.
     """
     if config.kind == "bpe":
@@ -170,11 +170,6 @@ def train_tokenizer(config: TokenizerConfig, documents: Iterable[str]) -> Tokeni
         )
     if config.kind == "word":
         return Tokenizer(WordCoder.train(documents, config.vocab_size))
-    if config.vocab_size is not None:
-        raise ConfigError(
-            f"tokenizer.vocab_size: {config.vocab_size} was given, but kind byte always has 257",
-            "leave tokenizer.vocab_size out",
-        )
     return Tokenizer(ByteCoder())
 
 

@@ -17,11 +17,9 @@ from infinito.model.step_memory import count_memory
 from infinito.runtime.device import choose_device
 from infinito.runtime.events import note
 from infinito.runtime.memory import available_bytes
-from infinito.runtime.precision import choose_precision
+from infinito.runtime.precision import DTYPES, choose_precision
 from infinito.tokenizer.tokenizer import LEAST_VOCABULARY
 from infinito.train.fusion_choice import choose_level
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve(config: Config, *, frozen: bool = False) -> Config:
@@ -53,7 +51,7 @@ def step_shape(config: Config) -> StepShape:
     """What the choice of fused operations depends on; the config has its device and precision."""
     model, training = config.model, config.training
     return StepShape(
-        torch.device(config.device).type, _DTYPES[training.precision], training.batch_size,
+        torch.device(config.device).type, DTYPES[training.precision], training.batch_size,
         config.data.sequence_length, model.d_model, model.resolved_d_ff, model.d_head,
         model.n_heads, model.resolved_kv_heads, dropout=model.dropout_on("residual"),
     )  # fmt: skip
@@ -87,7 +85,7 @@ def attention_reason(config: Config) -> str:
     kind = torch.device(config.device).type
     length = config.data.sequence_length
     request = Request(
-        options.kind, kind, _DTYPES[config.training.precision], model.d_head, length, length,
+        options.kind, kind, DTYPES[config.training.precision], model.d_head, length, length,
         dropout=model.dropout_on("attention") > 0, alibi=model.resolved_position == "alibi",
         plain=options.kind == "dot" and not options.has_lambda and options.lambda_init == 1,
     )  # fmt: skip

@@ -129,11 +129,8 @@ class WatchCores:
 
     def after_step(self, trainer: Trainer, turn: Turn) -> None:
         """Look with every line of metrics, until there was something to say."""
-        if self._watch is None or not _is_due(
-            trainer.progress.step, trainer.config.training.log_every
-        ):
-            return
-        if busy := self._watch.busy_note():
+        due = _is_due(trainer.progress.step, trainer.config.training.log_every)
+        if self._watch and due and (busy := self._watch.busy_note()):
             note(busy)
             self._watch = None
 

@@ -19,16 +19,13 @@ def fit_step(config: Config, dataset: Dataset) -> Config:
     if asked <= available:
         return config
     batch_size = min(training.batch_size, available)
-    fitted = training.model_copy(
-        update={
-            "batch_size": batch_size,
-            "gradient_accumulation_steps": available // batch_size,
-        }
-    )
+    parts = available // batch_size
+    update = {"batch_size": batch_size, "gradient_accumulation_steps": parts}
+    fitted = training.model_copy(update=update)
     note(
         f"warning: the training text has {available} sequences of {length} tokens, and a step "
-        f"wanted {asked}: training.batch_size is {fitted.batch_size} and "
-        f"training.gradient_accumulation_steps {fitted.gradient_accumulation_steps}; give more "
-        "text, or a smaller data.sequence_length"
+        f"wanted {asked}: training.batch_size is {batch_size} and "
+        f"training.gradient_accumulation_steps {parts}; give more text, or a smaller "
+        "data.sequence_length"
     )
     return config.model_copy(update={"training": fitted})

@@ -157,7 +157,7 @@ def fit_lambda(trainer: Trainer) -> LambdaFit:
     before, keeper = head_lambdas(trainer.model), _KeepBest(trainer)
     every = math.ceil(trainer.total_steps / _EVALUATIONS)
     result = run(trainer, [Evaluate(every), keeper])
-    _restore(trainer, keeper.state)
+    trainer.model.load_state_dict(keeper.state, strict=False)
     difference = keeper.best.token_nll - keeper.first.token_nll
     return LambdaFit(
         before=before,
@@ -186,13 +186,6 @@ def save_fitted(opened: OpenedCheckpoint, trainer: Trainer, path: Path) -> None:
 def _state(trainer: Trainer) -> dict[str, Tensor]:
     moving = trainer.model.named_parameters()
     return {name: p.detach().clone() for name, p in moving if p.requires_grad}
-
-
-@torch.no_grad()
-def _restore(trainer: Trainer, state: dict[str, Tensor]) -> None:
-    for name, parameter in trainer.model.named_parameters():
-        if name in state:
-            parameter.copy_(state[name])
 
 
 def standard_error(values: NDArray[np.float64], window: int) -> float:

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ class _Choices:
         self.values |= values
         config = self.config()
         section = next(iter(values)).partition(".")[0]
-        shown = [f"{key.rpartition('.')[2]} {_value(config, key)}" for key in values]
+        shown = [f"{key.rpartition('.')[2]} {attrgetter(key)(config)}" for key in values]
         why = "as you set it" if given >= set(values) else reason
         self.rows.append(Row(printable(f"{section}.{', '.join(shown)}"), why))
         return config
@@ -267,10 +268,3 @@ def _count_bytes(documents: Iterable[str], path: str) -> int:
             "give more text; or choose all settings yourself: infinito config init my.yaml",
         )
     return total
-
-
-def _value(config: Config, key: str) -> object:
-    value: object = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value

@@ -11,6 +11,8 @@ from torch import Tensor
 from infinito.errors import CheckpointError
 from infinito.train.step import StepResult
 
+OTHER_CHECKPOINT = "use another checkpoint of the run (`infinito runs` lists them)"
+
 
 def _shapes(measurements: dict[str, Tensor]) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in measurements.items()}
@@ -30,7 +32,7 @@ class LogWindow:
         if self.targets and _shapes(self.measurements) != _shapes(result.measurements):
             raise CheckpointError(
                 "the checkpoint's open log window holds measurements that its model does not make",
-                "use another checkpoint of the run (`infinito runs` lists them)",
+                OTHER_CHECKPOINT,
             )
         self.loss_sum += result.loss_sum
         self.targets += result.targets
@@ -79,12 +81,6 @@ class Progress:
         """The evaluation with the lowest validation loss, the earliest on ties."""
         return min(self.evaluations, key=lambda e: float(e["valid_loss"]), default=None)
 
-    @property
-    def evaluations_since_best(self) -> int:
-        """How many evaluations came after the best one."""
-        best = self.best
-        return 0 if best is None else len(self.evaluations) - 1 - self.evaluations.index(best)
-
     def to_plain(self) -> dict[str, Any]:
         """The parts of a checkpoint that belong to progress."""
         return {
@@ -118,5 +114,5 @@ def require_agreement(content: dict[str, Any], derived: dict[str, Any]) -> None:
     if wrong:
         raise CheckpointError(
             f"the checkpoint contradicts itself in: {', '.join(wrong)}",
-            "use another checkpoint of the run (`infinito runs` lists them)",
+            OTHER_CHECKPOINT,
         )

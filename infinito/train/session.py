@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from infinito.checkpoint.discover import METRICS_FILE
+from infinito.checkpoint.record import json_object
 from infinito.checkpoint.run_directory import RunDirectory
+from infinito.checkpoint.survey import finite
 from infinito.config.loading import to_plain, to_yaml
 from infinito.config.schema import Config
 from infinito.data.cache import Cache
@@ -184,8 +185,6 @@ def _seconds_before(directory: RunDirectory) -> float:
     """Training time of the run so far, from the last line of its metrics; 0 where it says none."""
     path = directory.path / METRICS_FILE
     lines = path.read_bytes().splitlines() if path.exists() else []
-    try:
-        seconds = json.loads(lines[-1]).get("seconds") if lines else None
-    except (ValueError, RecursionError, AttributeError):  # a line that no run wrote
-        seconds = None
-    return float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e12 else 0.0
+    last = json_object(lines[-1]) if lines else None
+    seconds = finite((last or {}).get("seconds")) or 0.0  # None of a line that no run wrote
+    return seconds if 0 <= seconds < 1e12 else 0.0

@@ -56,7 +56,7 @@ from infinito.train.automatic import require_memory, resolve
 from infinito.train.compilation import compile_blocks
 from infinito.train.fitting import fit_step
 from infinito.train.initial import inherited
-from infinito.train.progress import Progress, require_agreement
+from infinito.train.progress import OTHER_CHECKPOINT, Progress, require_agreement
 from infinito.train.speed import Speed
 from infinito.train.step import StepResult, accumulate_gradients, training_step
 
@@ -112,7 +112,7 @@ class Trainer:
         self.model.to(self.device)
         self.model.checkpoint_activations = training.activation_checkpointing
         self.model.use(Plan.from_text(training.fusion_plan))
-        with autocast(self.precision, self.device.type):
+        with self._arithmetic():
             check_causality(self.model)
             check_causality(self.model, training=True)
         self.forward = distribute(
@@ -159,7 +159,7 @@ class Trainer:
         if store is None:
             return None
         length = self.config.data.sequence_length
-        with self._evaluation_weights(), autocast(self.precision, self.device.type):
+        with self._evaluation_weights(), self._arithmetic():
             result = score(
                 SharedPredictor(self.model, self.tokenizer), store, context=length, stride=length,
                 batch_size=max(self.config.training.batch_size, windows_a_pass(length)),
@@ -177,12 +177,8 @@ class Trainer:
         prompt = self.config.training.sample_prompt
         if prompt is None:
             return None
-        with (
-            self._evaluation_weights(),
-            unsharded(self.model),
-            autocast(self.precision, self.device.type),
-        ):
-            ids = self.tokenizer.encode(prompt)
+        ids = self.tokenizer.encode(prompt)
+        with self._evaluation_weights(), unsharded(self.model), self._arithmetic():
             [written] = generate(self.model, self.tokenizer, ids, _SAMPLING)
         return prompt + written.text
 
@@ -260,15 +256,11 @@ class Trainer:
         return self.config.training.learning_rate * self.learning_rate_factor
 
     @property
-    def out_of_patience(self) -> bool:
-        """Whether early stopping ends the run here."""
-        patience = self.config.training.early_stopping_patience
-        return bool(patience) and self.progress.evaluations_since_best >= patience
-
-    @property
     def finished(self) -> bool:
         """Whether no step is left to take."""
-        return self.progress.step >= self.total_steps or self.out_of_patience
+        losses = [evaluation["valid_loss"] for evaluation in self.progress.evaluations]
+        done = self.progress.step >= self.total_steps
+        return done or self.config.training.out_of_patience(losses)
 
     # -- saving and loading -------------------------------------------------------------------
 
@@ -312,7 +304,7 @@ class Trainer:
             # The file verified, so whoever wrote it wrote this: a stranger's content, not damage.
             raise CheckpointError(
                 f"the checkpoint's state makes no sense ({type(error).__name__}: {error})",
-                "use another checkpoint of the run (`infinito runs` lists them)",
+                OTHER_CHECKPOINT,
             ) from error
 
     def _load_state(self, content: dict[str, Any]) -> None:
@@ -389,8 +381,11 @@ class Trainer:
         """A step, and the self-test in its shape, since another would be compiled for itself."""
         self.probe()
         length, rows = self.config.data.sequence_length, self.config.training.batch_size
-        with unsharded(self.model), autocast(self.precision, self.device.type):
+        with unsharded(self.model), self._arithmetic():
             check_causality(self.model, length, rows=rows, training=True)
+
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        return autocast(self.precision, self.device.type)
 
     def _evaluation_weights(self) -> AbstractContextManager[None]:
         return self.average.swapped_into(self.model) if self.average else nullcontext()
