@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from infinito.analyze.patterns import FEWEST_KEYS, STATISTICS, pattern_sums
 from infinito.attention.call import Call, prepare_call
 from infinito.attention.chunked import weight_blocks
 from infinito.errors import ConfigError, DataError, DivergedError
-from infinito.evaluate.mode import evaluation_mode
 from infinito.load import LoadedModel
-from infinito.model.attention import SelfAttention, head_lambdas
+from infinito.model.attention import SelfAttention, attentions, head_lambdas
 from infinito.model.language_model import LanguageModel
+from infinito.model.mode import evaluation_mode
 
 #: More positions of one head than this are too fine to see.
 _DRAWN_POSITIONS = 128
@@ -78,19 +77,19 @@ class _Collector:
 
     def __init__(self, model: LanguageModel, rows_per_block: int | None) -> None:
         self.model = model
-        self.attentions = [m for m in model.modules() if isinstance(m, SelfAttention)]
+        self.attentions = attentions(model)
         self.heads = model.config.n_heads
         self.rows_per_block = rows_per_block
         shape = len(self.attentions), len(STATISTICS), self.heads
         self.sums = torch.zeros(shape, dtype=torch.float64)
         self.examples: list[Tensor] = []  # (H, N, N) a layer
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        with ExitStack() as hooks:
-            for attention in self.attentions:
-                hooks.enter_context(attention.register_forward_pre_hook(self._collect))
-            yield
+    def listening(self) -> ExitStack:
+        """Collects until it is closed."""
+        hooks = ExitStack()
+        for attention in self.attentions:
+            hooks.enter_context(attention.register_forward_pre_hook(self._collect))
+        return hooks
 
     def _collect(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         assert isinstance(module, SelfAttention)

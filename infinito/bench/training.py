@@ -21,6 +21,7 @@ from infinito.model.count import count_flops, count_parameters
 from infinito.model.step_memory import count_memory
 from infinito.optim.optimizers import Optimizers
 from infinito.runtime.memory import keep_freed_memory, peak_memory_mb
+from infinito.runtime.precision import DTYPES
 from infinito.train.automatic import require_memory, resolve
 from infinito.train.compilation import compile_blocks
 from infinito.train.step import training_step
@@ -112,9 +113,7 @@ def _shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, int, int]]:
 def _products(
     config: Config, vocab_size: int, device: torch.device
 ) -> dict[str, Callable[[], object]]:
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    dtype = names[config.training.precision]
-    shapes = _shapes(config, vocab_size)
+    dtype, shapes = DTYPES[config.training.precision], _shapes(config, vocab_size)
     return {name: matmul(*shape, dtype, device) for name, shape in shapes.items()}
 
 

@@ -20,9 +20,9 @@ from infinito.cli.subject import (
     DEFAULT_SPLIT,
     SplitName,
     check_data_settings,
+    chosen_checkpoint,
     corpus_name,
     load_subject,
-    one_reference,
     open_split,
 )
 
@@ -60,13 +60,13 @@ def analyze(
     lambda is trained, lambda.png.
     """
     check_data_settings(settings or [], "analyze", "the model is the checkpoint's")
-    chosen = one_reference(reference, checkpoint)
+    path = chosen_checkpoint(reference, checkpoint)
 
     from infinito.analyze.attention_files import write_files
     from infinito.analyze.collect import analyze_attention, spread_windows
     from infinito.config.loading import override_config
 
-    loaded = load_subject(chosen, device)
+    loaded = load_subject(path, device)
     config = override_config(loaded.config, settings or [])
     store = open_split(loaded, config, split)
     windows = spread_windows(store.tokens, samples, loaded.model.max_positions)

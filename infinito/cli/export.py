@@ -46,15 +46,14 @@ def export(
     ones as gguf. An int8 checkpoint is a quarter of the size of its weights in float32; evaluate
     and generate read it like any other, and training does not.
     """
-    from infinito.checkpoint.discover import resolve_checkpoint
     from infinito.cli.output import print_json
-    from infinito.cli.subject import one_reference
+    from infinito.cli.subject import chosen_checkpoint
     from infinito.errors import ConfigError
     from infinito.load import open_checkpoint
 
     if dtype and to != "gguf":
         raise ConfigError(f"--dtype is of --to gguf, and this is --to {to}", "leave --dtype out")
-    path = resolve_checkpoint(one_reference(reference, checkpoint), "best")
+    path = chosen_checkpoint(reference, checkpoint)
     writers: dict[str, _Writer] = {
         "safetensors": _to_safetensors,
         "hf": _to_hf,

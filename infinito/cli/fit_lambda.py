@@ -9,7 +9,7 @@ import typer
 
 from infinito.cli.options import CheckpointOption, Device, Json, Reference, Settings
 from infinito.cli.output import print_json, say, table
-from infinito.cli.subject import check_data_settings, one_reference
+from infinito.cli.subject import check_data_settings, chosen_checkpoint
 
 if TYPE_CHECKING:
     from infinito.train.lambdas import LambdaFit
@@ -41,17 +41,15 @@ def fit_lambda(
     head before and after, and the change of the loss with its standard error.
     """
     check_data_settings(settings or [], "fit-lambda", "the model is the checkpoint's")
-    chosen = one_reference(reference, checkpoint)
+    path = chosen_checkpoint(reference, checkpoint)
 
     from infinito.checkpoint.atomic import require_new
-    from infinito.checkpoint.discover import resolve_checkpoint
     from infinito.config.loading import override_config
     from infinito.data.prepare import prepare
     from infinito.load import open_checkpoint
     from infinito.runtime.device import choose_device
     from infinito.train.lambdas import fit_lambda, lambda_trainer, save_fitted
 
-    path = resolve_checkpoint(chosen, "best")
     target = output or path.parent / _FILE
     require_new(target, "name another file with --output, or remove it")
     device = choose_device(device).value  # before any text is read

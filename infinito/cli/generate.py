@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +14,7 @@ import typer
 from infinito.cli.options import CheckpointOption, Device, Json, Reference
 from infinito.cli.output import print_json, say
 from infinito.cli.prompts import read_prompts
-from infinito.cli.subject import load_subject, one_reference
+from infinito.cli.subject import chosen_checkpoint, load_subject
 from infinito.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -96,7 +99,7 @@ def generate(
     """
     from infinito.generate.sampling_config import SamplingConfig
 
-    chosen_seed = _random_seed() if seed is None else seed
+    chosen_seed = secrets.randbelow(2**32) if seed is None else seed
     config = SamplingConfig(
         max_new_tokens=max_new_tokens,
         temperature=0.0 if greedy else temperature,
@@ -118,7 +121,7 @@ def generate(
         )
     _check_device(device)
     prompts = read_prompts(prompt, prompt_file, interactive, as_json)
-    loaded = load_subject(one_reference(reference, checkpoint), device)
+    loaded = load_subject(chosen_checkpoint(reference, checkpoint), device)
     if seed is None and not config.greedy:
         say(f"seed: {chosen_seed} (give --seed {chosen_seed} for the same text again)")
     for text in prompts:
@@ -135,9 +138,10 @@ def _print_text(loaded: LoadedModel, prompt: str, config: SamplingConfig) -> Non
 
     ids = _encode(loaded, prompt)
     if config.num_samples == 1:
-        _write(prompt)
-        run(loaded.model, loaded.tokenizer, ids, config, lambda _, piece: _write(piece))
-        _write("\n")
+        write = partial(print, end="", flush=True)
+        write(prompt)
+        run(loaded.model, loaded.tokenizer, ids, config, lambda _, piece: write(piece))
+        write("\n")
         return
     separator = ""
     for samples in sample_groups(loaded.model, loaded.tokenizer, ids, config):
@@ -200,18 +204,5 @@ def _plain(sample: Sample) -> dict[str, Any]:
 
 def _check_device(device: str) -> None:
     """Refuse a name that no machine has, before torch is imported to look for it."""
-    import re
-
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise ConfigError(f"--device is {device!r}", "use auto, cpu, cuda, cuda:N or mps")
-
-
-def _random_seed() -> int:
-    import secrets
-
-    return secrets.randbelow(2**32)
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from infinito.config.schema import Config
     from infinito.data.token_store import TokenStore
     from infinito.load import LoadedModel
@@ -14,25 +16,27 @@ SplitName = Literal["train", "valid", "test"]
 DEFAULT_SPLIT: SplitName = "valid"
 
 
-def one_reference(reference: str | None, checkpoint: str | None) -> str | None:
-    """The one of a positional checkpoint and ``--checkpoint`` that was given, if any."""
+def chosen_checkpoint(reference: str | None, checkpoint: str | None) -> Path:
+    """The one of a positional checkpoint and ``--checkpoint`` that was given, else the last run's.
+
+    Of a run it is the best; where one had to be chosen, it is said.
+    """
+    from infinito.checkpoint.discover import resolve_checkpoint
     from infinito.errors import ConfigError
 
     if reference is not None and checkpoint is not None and reference != checkpoint:
         raise ConfigError(
             f"two checkpoints were given: {reference} and --checkpoint {checkpoint}", "give one"
         )
-    return reference if reference is not None else checkpoint
+    return resolve_checkpoint(reference if reference is not None else checkpoint, "best")
 
 
-def load_subject(reference: str | None, device: str) -> LoadedModel:
-    """The model of a checkpoint, of a run's best one, or of the last run; says where it runs."""
-    from infinito.checkpoint.discover import resolve_checkpoint
+def load_subject(path: Path, device: str) -> LoadedModel:
+    """The model of a checkpoint; says where it runs."""
     from infinito.cli.output import say
     from infinito.load import load_model
     from infinito.runtime.device import choose_device
 
-    path = resolve_checkpoint(reference, "best")  # says which, where it had to choose
     choice = choose_device(device)
     say(f"device: {choice.value} ({choice.reason})")
     return load_model(path, choice.value)

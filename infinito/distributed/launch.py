@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from infinito.errors import ConfigError, ResourceError
+from infinito.runtime.cores import available_cores
 from infinito.runtime.paths import command, shown
 from infinito.runtime.signals import handled
 
@@ -144,9 +145,8 @@ class _Ranks:
 
 
 def _environment(processes: int, workplace: Path) -> dict[str, str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "OMP_NUM_THREADS": str(max(1, (cores or 1) // processes)),
+        "OMP_NUM_THREADS": str(max(1, available_cores() // processes)),
         **os.environ,
         WORKPLACE: str(workplace),
         "WORLD_SIZE": str(processes),

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from infinito.errors import ConfigError
 from infinito.evaluate.mixture import Mixture
-from infinito.evaluate.mode import evaluation_mode
 from infinito.evaluate.predictor import ModelPredictor, Predictor
 from infinito.model.language_model import LanguageModel
 from infinito.model.loss import IGNORED
+from infinito.model.mode import evaluation_mode
 from infinito.tokenizer.tokenizer import Tokenizer
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from infinito.errors import CheckpointError, DivergedError
-from infinito.evaluate.mode import evaluation_mode
 from infinito.model.language_model import LanguageModel
+from infinito.model.mode import evaluation_mode
 from infinito.runtime.random import fixed_draws
 
 #: Several tiles of every kernel, the last of them partial.

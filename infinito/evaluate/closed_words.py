@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from infinito.errors import ConfigError, DataError
-from infinito.evaluate.mode import evaluation_mode
 from infinito.evaluate.predictor import ModelPredictor
 from infinito.model.language_model import LanguageModel
 from infinito.model.loss import IGNORED
+from infinito.model.mode import evaluation_mode
 from infinito.tokenizer.tokenizer import Tokenizer
 
 _UNIT = re.compile(r" ?\S+|\s+(?!\S)|\s")

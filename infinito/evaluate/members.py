@@ -9,7 +9,7 @@ from typing import Any, Literal
 from infinito.data.token_store import TokenStore
 from infinito.evaluate.kneser_ney import ORDER, KneserNey
 from infinito.evaluate.mixture import Ensemble
-from infinito.evaluate.perplexity import perplexity, resolve_windows, score
+from infinito.evaluate.perplexity import perplexity, score
 from infinito.evaluate.predictor import ModelPredictor, Predictor
 from infinito.load import LoadedModel
 
@@ -62,7 +62,6 @@ def ensemble_subject(
     names = [subject.name for subject in subjects]
     ensemble = Ensemble([subject.predictor for subject in subjects], names)
     valid = texts("valid")
-    context, stride, batch_size = resolve_windows(ensemble, context, stride, batch_size)
     score(ensemble, valid, context=context, stride=stride, batch_size=batch_size)
     alone = ensemble.fit().sum(axis=1)
     members = [

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from infinito.distributed.ranks import share_of, summed, world_size
-from infinito.evaluate.mode import evaluation_mode
 from infinito.model.language_model import LanguageModel
+from infinito.model.mode import evaluation_mode
 from infinito.tokenizer.tokenizer import Tokenizer
 
 

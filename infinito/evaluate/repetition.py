@@ -58,8 +58,8 @@ def words_of(text: str) -> list[str]:
 
 def seq_rep(words: Sequence[str], size: int) -> float | None:
     """1 - distinct / all n-grams of one text; None if it has no n-gram."""
-    ngrams = _ngrams(words, size)
-    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else None
+    share = distinct([words], size)
+    return None if share is None else 1 - share
 
 
 def rep(words: Sequence[str], span: int) -> float | None:
@@ -76,7 +76,7 @@ def rep(words: Sequence[str], span: int) -> float | None:
 
 def distinct(samples: Sequence[Sequence[str]], size: int) -> float | None:
     """Distinct / all n-grams over all samples together; None if there are none."""
-    ngrams = [ngram for words in samples for ngram in _ngrams(words, size)]
+    ngrams = [tuple(words[i : i + size]) for words in samples for i in range(len(words) - size + 1)]
     return len(set(ngrams)) / len(ngrams) if ngrams else None
 
 
@@ -116,7 +116,3 @@ def repetition_report(text: str) -> dict[str, Any]:
 def human_summary() -> dict[str, Any]:
     """The human figures that do not depend on a text's length, and where all of them come from."""
     return {"source": HUMAN_SOURCE, **{f"rep_{span}": HUMAN_REP[span] for span in SPANS}}
-
-
-def _ngrams(words: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    return [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]

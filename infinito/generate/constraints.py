@@ -6,6 +6,7 @@ Each keeps the little state that makes a new token cost nothing but itself.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import AnyStr
 
 import torch
 from torch import Tensor
@@ -35,9 +36,7 @@ class ForbiddenText:
 
     def state_after(self, state: int, token: int) -> int:
         """The state when ``token`` follows ``state``."""
-        text = self._forbidden[:state] + self._token_bytes[token]
-        longest = min(len(text), len(self._forbidden) - 1)
-        return next(n for n in range(longest, -1, -1) if text.endswith(self._forbidden[:n]))
+        return _overlap(self._forbidden[:state] + self._token_bytes[token], self._forbidden)
 
     def mask(self, states: Sequence[int]) -> Tensor | None:
         """Forbidden tokens (B, V) bool, or None where no row has any."""
@@ -98,7 +97,7 @@ class StopScanner:
         return text
 
 
-def _overlap(text: str, stop: str) -> int:
+def _overlap(text: AnyStr, stop: AnyStr) -> int:
     """Length of the longest suffix of ``text`` that is a proper prefix of ``stop``."""
     longest = min(len(text), len(stop) - 1)
     return next(n for n in range(longest, -1, -1) if text.endswith(stop[:n]))

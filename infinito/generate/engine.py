@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +25,7 @@ from infinito.generate.constraints import (
 from infinito.generate.context import Context
 from infinito.generate.sampling_config import SamplingConfig
 from infinito.model.language_model import LanguageModel
+from infinito.model.mode import evaluation_mode
 from infinito.tokenizer.tokenizer import Tokenizer
 
 FinishReason = Literal["length", "eos", "stop"]
@@ -90,22 +90,10 @@ def sample_groups(
         indices = range(first, min(first + _GROUP, config.num_samples))
         chooser = _Chooser(tokenizer, prompt_ids, config, indices, forbidden)
         rows = [_Row(tokenizer, config, index, on_token) for index in indices]
-        with _evaluating(model):
+        with evaluation_mode(model), torch.inference_mode():
             context = Context(model, [tokenizer.eos_id, *prompt_ids], capacity, use_cache)
             _decode(context, chooser, rows, config.max_new_tokens)
         yield [row.sample() for row in rows]
-
-
-@contextmanager
-def _evaluating(model: LanguageModel) -> Iterator[None]:
-    """Without dropout and without gradients; the model's mode is restored."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def _decode(context: Context, chooser: _Chooser, rows: list[_Row], max_new_tokens: int) -> None:

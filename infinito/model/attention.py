@@ -109,8 +109,12 @@ class SelfAttention(nn.Module, DeclaresRoles, Planned):
         return heads
 
 
+def attentions(model: nn.Module) -> list[SelfAttention]:
+    """Those of a model, in the order of its layers."""
+    return [module for module in model.modules() if isinstance(module, SelfAttention)]
+
+
 @torch.no_grad()
 def head_lambdas(model: nn.Module) -> list[list[float]]:
     """lambda of each layer and head of ``model``."""
-    attentions = [module for module in model.modules() if isinstance(module, SelfAttention)]
-    return [torch.as_tensor(one.lam).expand(one.n_heads).tolist() for one in attentions]
+    return [torch.as_tensor(one.lam).expand(one.n_heads).tolist() for one in attentions(model)]

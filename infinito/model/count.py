@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from infinito.config.model_config import ModelConfig
-from infinito.model.attention import SelfAttention
+from infinito.model.attention import attentions
 from infinito.model.experts import mixtures
 from infinito.model.roles import Role, declared_parameters
 from infinito.model.transformer import Transformer
@@ -49,7 +49,7 @@ class ParameterCount:
 def count_parameters(config: ModelConfig, vocab_size: int, max_positions: int) -> ParameterCount:
     """Count the parameters of ``Transformer(config, vocab_size, max_positions)``."""
     model = _without_memory(config, vocab_size, max_positions)
-    whole, attention = _numbers(model), _numbers(*_attentions(model))
+    whole, attention = _numbers(model), _numbers(*attentions(model))
     projections = attention[Role.MATRIX] + attention[Role.BIAS]
     return ParameterCount(
         embedding=_numbers(model.embedding).total(),
@@ -72,10 +72,6 @@ def _inactive(model: nn.Module) -> int:
 def _without_memory(config: ModelConfig, vocab_size: int, max_positions: int) -> Transformer:
     with torch.device("meta"):
         return Transformer(config, vocab_size, max_positions)
-
-
-def _attentions(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(module, SelfAttention)]
 
 
 def _numbers(*modules: nn.Module | None) -> Counter[Role]:
@@ -115,7 +111,7 @@ class FlopCount:
 def count_flops(config: ModelConfig, vocab_size: int, batch: int, sequence: int) -> FlopCount:
     """Count the FLOPs of a forward pass over (batch, sequence) tokens, loss included."""
     model, tokens = _without_memory(config, vocab_size, sequence), batch * sequence
-    projections, whole = _numbers(*_attentions(model))[Role.MATRIX], _numbers(model)
+    projections, whole = _numbers(*attentions(model))[Role.MATRIX], _numbers(model)
     active = whole[Role.MATRIX] + whole[Role.ROUTER] - projections - _inactive(model)
     return FlopCount(
         projections=2 * tokens * projections,

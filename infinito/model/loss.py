@@ -51,18 +51,6 @@ class _SummedCrossEntropy(torch.autograd.Function):
         weight: Tensor,
         targets: Tensor,
         plan: Plan,
-    ) -> Tensor:
-        dtype = compute_dtype(hidden)
-        with torch.autocast(hidden.device.type, enabled=False):
-            return _SummedCrossEntropy._chunks(ctx, hidden, weight, targets, plan, dtype)
-
-    @staticmethod
-    def _chunks(
-        ctx: torch.autograd.function.FunctionCtx,
-        hidden: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        plan: Plan,
         dtype: torch.dtype,
     ) -> Tensor:
         matrix, device = weight.to(dtype), hidden.device
@@ -94,15 +82,14 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor
-    ) -> tuple[Tensor, Tensor, None, None]:
+    ) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors  # type: ignore[attr-defined]
         hidden_dtype, weight_dtype = ctx.dtypes  # type: ignore[attr-defined]
         factor = gradients[0] / ctx.scale  # type: ignore[attr-defined]
         return (
             (hidden_gradient * factor).to(hidden_dtype),
             (weight_gradient * factor).to(weight_dtype),
-            None,
-            None,
+            *(None, None, None),
         )
 
 
@@ -120,7 +107,9 @@ def summed_cross_entropy(
     Returns:
         float32 scalar, differentiable once in hidden and weight.
     """
-    total: Tensor = _SummedCrossEntropy.apply(hidden, weight, targets, plan)  # type: ignore[no-untyped-call]
+    dtype = compute_dtype(hidden)
+    with torch.autocast(hidden.device.type, enabled=False):
+        total: Tensor = _SummedCrossEntropy.apply(hidden, weight, targets, plan, dtype)  # type: ignore[no-untyped-call]
     return total
 
 

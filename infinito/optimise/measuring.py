@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from infinito.data.prepare import Dataset
 from infinito.errors import InfinitoError
 from infinito.model.step_memory import count_memory
 from infinito.optimise.pipeline import RefusedError, SpeedRatio
+from infinito.runtime.cores import available_cores
 from infinito.runtime.events import Note, progress, reading
 from infinito.runtime.memory import keep_freed_memory, memory_errors_explained
 from infinito.search.short_run import trained_figures
@@ -110,8 +110,8 @@ def other_thread_counts(config: Config) -> list[int]:
     """Numbers of threads worth trying: one, half of the cores, all of them; none on a GPU."""
     if torch.device(config.device).type != "cpu":
         return []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return sorted({1, (cores or 1) // 2, cores or 1} - {0, torch.get_num_threads()})
+    cores = available_cores()
+    return sorted({1, cores // 2, cores} - {0, torch.get_num_threads()})
 
 
 def speed_ratio(

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infinito.evaluate.mode import evaluation_mode
 from infinito.evaluate.windows import sliding_windows
 from infinito.load import LoadedModel
+from infinito.model.mode import evaluation_mode
 
 #: Alternatives that are shown.
 LIKELIEST = 5

@@ -24,6 +24,12 @@ def wait_briefly() -> None:
         os.environ["GOMP_SPINCOUNT"] = str(SPIN_TURNS)
 
 
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 class CoreWatch:
     """How long the threads of this process stood ready without a core to run on (Linux)."""
 

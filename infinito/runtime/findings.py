@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from infinito.runtime.cores import available_cores
 from infinito.runtime.device import available_devices, choose_device
 from infinito.runtime.memory import host_memory
 from infinito.runtime.precision import choose_precision, unsupported_reason
@@ -140,8 +141,7 @@ def _disk(directory: Path) -> Finding:
 
 def _threads() -> Finding:
     threads = torch.get_num_threads()
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = available_cores()
     reason = f"{cores} logical cores may be used"
     if "OMP_NUM_THREADS" in os.environ:
         reason += f", OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +14,7 @@ from infinito.config.loading import to_yaml
 from infinito.config.schema import Config
 from infinito.config.yaml_loader import Plain
 from infinito.errors import Interrupted
+from infinito.runtime.cores import available_cores
 from infinito.runtime.paths import shown
 from infinito.search.candidates import Candidates
 from infinito.search.halving import Halving, proposals_within
@@ -81,8 +81,7 @@ def _workers(base: Config, metric: str) -> int:
     """Trials at once: one a core, unless they share a device or their speed is what counts."""
     if base.device != "cpu" or metric in ("tokens_per_second", "weighted"):
         return 1
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return available_cores()
 
 
 @contextmanager
