@@ -1,6 +1,6 @@
 """A picture (SVG) of what a terminal showed: its text with colours on stdin, as tmux captures it.
 
-    tmux capture-pane -e -p | python scripts/terminal_picture.py docs/first-run.svg "infinito train"
+tmux capture-pane -e -p | python scripts/terminal_picture.py docs/first-run.svg "infinito train"
 """
 
 from __future__ import annotations

@@ -28,12 +28,8 @@ def write_files(report: AttentionReport, plain: dict[str, Any], directory: Path)
     if report.lambda_is_trained:
         figures["lambda.png"] = lambda_figure(report)
     else:
-        _remove(directory / "lambda.png")
+        try:
+            (directory / "lambda.png").unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(directory / "lambda.png", error) from error
     return [document, *save_figures(figures, directory)]
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error

@@ -15,7 +15,7 @@ from infinito.evaluate.interval import document_texts, word_perplexity_interval
 from infinito.evaluate.members import Subject, Texts
 from infinito.evaluate.perplexity import Score, resolve_windows, score
 from infinito.evaluate.predictor import ModelPredictor
-from infinito.evaluate.report import LEAK_BELOW, Adapt, Report, Source
+from infinito.evaluate.report import LEAK_BELOW, Adapt, Report
 from infinito.model.count import count_parameters
 
 
@@ -72,10 +72,9 @@ def evaluate(
     seconds = time.monotonic() - start
     return Report(
         score=result,
-        source=Source(
-            split, corpus, store.text_sha256,
-            store.n_lines, store.n_unknown, len(store.document_starts),
-        ),
+        split=split,
+        corpus=corpus,
+        store=store,
         checkpoint=subject.name,
         step=subject.step,
         tokenizer_kind=predictor.tokenizer.kind,

@@ -7,24 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from infinito.data.token_store import TokenStore
 from infinito.evaluate.conventions import Figure
 from infinito.evaluate.perplexity import Score
 
 LEAK_BELOW = 20.0
 Adapt = Literal["none", "dynamic", "cache", "both"]
 Interval = tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the scored text came from."""
-
-    split: str
-    corpus: str
-    sha256: str
-    n_lines: int
-    n_unknown: int
-    n_documents: int
 
 
 @dataclass(frozen=True)
@@ -84,11 +73,14 @@ class Adaptive:
 class Report:
     """One evaluation: score, circumstances, warnings, and figures under other conventions.
 
-    ``bits_lead`` is why bits per byte come first, empty where they do not.
+    ``split`` and ``corpus`` say where the scored text, ``store``, came from. ``bits_lead`` is why
+    bits per byte come first, empty where they do not.
     """
 
     score: Score
-    source: Source
+    split: str
+    corpus: str
+    store: TokenStore
     checkpoint: str
     step: int | None
     tokenizer_kind: str
@@ -111,21 +103,21 @@ class Report:
 
     def to_plain(self) -> dict[str, Any]:
         """The report for ``--json``; numbers that are not finite become None."""
-        score, source = self.score, self.source
+        score, store = self.score, self.store
         return {
             "checkpoint": self.checkpoint,
             "step": self.step,
             "parameters": self.parameters,
-            "split": source.split,
-            "corpus": source.corpus,
-            "text_sha256": source.sha256,
+            "split": self.split,
+            "corpus": self.corpus,
+            "text_sha256": store.text_sha256,
             **_score_figures(score, self.interval),
             "n_tokens": score.n_tokens,
             "n_words": score.n_words,
-            "n_lines": source.n_lines,
+            "n_lines": store.n_lines,
             "n_bytes": score.n_bytes,
-            "n_unknown": source.n_unknown,
-            "n_documents": source.n_documents,
+            "n_unknown": store.n_unknown,
+            "n_documents": len(store.document_starts),
             "convention": self.convention,
             "context": score.context,
             "seconds": round(self.seconds, 3),
@@ -143,13 +135,13 @@ class Report:
         return "\n".join(lines)
 
     def _rows(self) -> list[tuple[str, str]]:
-        score, source = self.score, self.source
-        words = score.n_words - source.n_lines
-        unknown = f", {source.n_unknown / score.n_tokens:.2%} unknown" if source.n_unknown else ""
+        score, store = self.score, self.store
+        words = score.n_words - store.n_lines
+        unknown = f", {store.n_unknown / score.n_tokens:.2%} unknown" if store.n_unknown else ""
         rows = [
             ("checkpoint", self.checkpoint + ("" if self.step is None else f" (step {self.step})")),
-            ("data", f"{source.corpus} {source.split}, sha256 {source.sha256}"),
-            ("text", f"{words} words + {source.n_lines} line ends, {score.n_bytes} bytes{unknown}"),
+            ("data", f"{self.corpus} {self.split}, sha256 {store.text_sha256}"),
+            ("text", f"{words} words + {store.n_lines} line ends, {score.n_bytes} bytes{unknown}"),
             ("method", f"context {score.context}, stride {score.stride}, one stream, static"),
             ("nll total", f"{score.nll_total:.4f} nats over {score.n_tokens} tokens"),
             ("loss", f"{score.loss:.4f} nats per token"),
@@ -176,9 +168,9 @@ class Report:
     @property
     def _interval_text(self) -> str:
         if self.interval is None:
-            return f"none: {self.source.n_documents} documents are too few to resample"
+            return f"none: {len(self.store.document_starts)} documents are too few to resample"
         low, high = self.interval
-        documents = self.source.n_documents
+        documents = len(self.store.document_starts)
         return f"{low:.4f} to {high:.4f} of word perplexity, {documents} documents resampled"
 
     def _member_rows(self) -> list[tuple[str, str]]:
@@ -212,7 +204,7 @@ def comparison_rows(reports: Sequence[Report]) -> list[list[str]]:
     Losses and token perplexities of different tokenizers do not compare, bits per byte do.
     """
     bits = [report.score.bits_per_byte for report in reports]
-    one_text = len({report.source.sha256 for report in reports}) == 1
+    one_text = len({report.store.text_sha256 for report in reports}) == 1
     return [
         [
             report.checkpoint.removesuffix("/best.pt"),
