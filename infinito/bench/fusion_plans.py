@@ -53,8 +53,7 @@ def bench_fusion(configs: Sequence[Config], vocab_size: int, rounds: int) -> dic
 
 
 def _plain(config: Config) -> Config:
-    none = {"fusion": "none", "fusion_plan": None}
-    return resolve(config.model_copy(update={"training": config.training.model_copy(update=none)}))
+    return resolve(config.with_training(fusion="none", fusion_plan=None))
 
 
 def _bench_shape(config: Config, vocab_size: int, rounds: int) -> dict[str, Any]:
@@ -142,10 +141,8 @@ class StepTimer:
 
     def step(self, level: str, plan: Plan) -> Step:
         """A training step at a level."""
-        fused = {"fusion": level, "fusion_plan": str(plan)}
-        training = self._config.training.model_copy(update=fused)
-        config = self._config.model_copy(update={"training": training})
-        return training_action(config, self._vocab_size)
+        fused = self._config.with_training(fusion=level, fusion_plan=str(plan))
+        return training_action(fused, self._vocab_size)
 
     def ratio(self, plan: Plan) -> float:
         """Time of a step with ``plan`` over that of plain torch."""

@@ -6,7 +6,7 @@ README's key table. A key appears here when it works, never before.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -133,6 +133,10 @@ class Config(Section):
     distributed: DistributedConfig = Field(
         default_factory=DistributedConfig, description="Several processes."
     )
+
+    def with_training(self, **changes: Any) -> Config:
+        """A copy with other values in its training section; nothing is checked again."""
+        return self.model_copy(update={"training": self.training.model_copy(update=changes)})
 
     @model_validator(mode="after")
     def _positions_suffice(self) -> Config:

@@ -76,9 +76,8 @@ class TrainingMeasurer:
             return trained_figures(trainer, [_Advance(advance)])["valid_loss"]
 
     def _stepper(self, config: Config) -> tuple[Callable[[], object], tuple[str, ...]]:
-        endless = {"max_steps": 1_000_000, "early_stopping_patience": 0}
-        training = config.training.model_copy(update=endless)
-        trainer, notes = self._trainer(config.model_copy(update={"training": training}))
+        endless = config.with_training(max_steps=1_000_000, early_stopping_patience=0)
+        trainer, notes = self._trainer(endless)
         return trainer.train_step, notes
 
     def _trainer(self, config: Config) -> tuple[Trainer, tuple[str, ...]]:
@@ -96,14 +95,9 @@ class TrainingMeasurer:
 
 def short_training(config: Config, seed: int, steps: int) -> Config:
     """``config`` as a training of so many steps, its warm-up at most a fifth of them."""
-    training = config.training.model_copy(
-        update={
-            "max_steps": steps,
-            "warmup_steps": min(config.training.warmup_steps, steps // 5),
-            "early_stopping_patience": 0,
-        }
-    )
-    return config.model_copy(update={"seed": seed, "training": training})
+    warmup = min(config.training.warmup_steps, steps // 5)
+    short = config.with_training(max_steps=steps, warmup_steps=warmup, early_stopping_patience=0)
+    return short.model_copy(update={"seed": seed})
 
 
 def other_thread_counts(config: Config) -> list[int]:

@@ -39,8 +39,7 @@ class ShortRun:
         """The config of a trial: so many steps as its share of the budget has room for."""
         config = configured(self.base, values)
         steps = max(1, round(self._tokens(config) * fraction / _tokens_a_step(config)))
-        training = config.training.model_copy(update={"max_steps": steps})
-        return config.model_copy(update={"training": training})
+        return config.with_training(max_steps=steps)
 
     def __call__(self, values: Assignment, budget_fraction: float) -> Measurement:
         """Train and measure. Raises TrialFailedError where there is no figure."""

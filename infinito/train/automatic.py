@@ -75,8 +75,7 @@ def _with_fusion_plan(config: Config) -> Config:
         parts = [f"{', '.join(names)} by {variant}" for variant, names in by.items()]
         note("; ".join([f"fusion {level}: {parts[0]}", *parts[1:], *told]))
     kept = str(plan) if plan.variants or reason or has_plan else None
-    training = training.model_copy(update={"fusion": level, "fusion_plan": kept})
-    return config.model_copy(update={"training": training})
+    return config.with_training(fusion=level, fusion_plan=kept)
 
 
 def attention_reason(config: Config) -> str:
