@@ -27,8 +27,7 @@ def format_size(n_bytes: int) -> str:
 
 def free_bytes(directory: Path) -> int:
     """Bytes that this user may still write on the file system of ``directory``."""
-    status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize
+    return shutil.disk_usage(directory).free
 
 
 def require_space(directory: Path, needed_bytes: int) -> None:

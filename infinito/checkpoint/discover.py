@@ -124,18 +124,6 @@ def step_of(path: Path) -> int | None:
     return step
 
 
-def best_checkpoint(run: Path) -> Path | None:
-    """best.pt of ``run``, or None while there is none. Raises CheckpointError where damaged."""
-    path = run / BEST_FILE
-    if not is_plain_file(path):
-        return None
-    try:
-        inspect_checkpoint(path)
-    except CheckpointError as error:
-        raise CheckpointError(error.message, suggest_other(path)) from error
-    return path
-
-
 def resolve_checkpoint(reference: str | None, prefer: Literal["best", "newest"]) -> Path:
     """The checkpoint file that ``reference`` means. Raises CheckpointError.
 
@@ -216,5 +204,11 @@ def _of_most_recent_run(prefer: Literal["best", "newest"]) -> Path:
 
 
 def _of_run(run: Path, prefer: Literal["best", "newest"]) -> Path | None:
-    best = best_checkpoint(run) if prefer == "best" else None
-    return best or newest_verified(run)
+    best = run / BEST_FILE
+    if prefer == "newest" or not is_plain_file(best):
+        return newest_verified(run)
+    try:
+        inspect_checkpoint(best)
+    except CheckpointError as error:
+        raise CheckpointError(error.message, suggest_other(best)) from error
+    return best

@@ -61,7 +61,11 @@ _OWN_FILES = (LAST_FILE, BEST_FILE, MANIFEST_FILE, METRICS_FILE, CONFIG_FILE, RE
 
 
 class RunDirectory(contextlib.AbstractContextManager["RunDirectory"]):
-    """A locked run directory. Use ``create`` or ``open_existing``; a context manager closes it."""
+    """A locked run directory. Use ``create`` or ``open_existing``.
+
+    As a context manager it is closed at the end; a start that fails before its first save leaves
+    nothing.
+    """
 
     def __init__(self, path: Path, lock: RunLock, keep_last: int) -> None:
         """Wrap a directory whose lock is held; ``create`` and ``open_existing`` see to that."""
@@ -113,9 +117,9 @@ class RunDirectory(contextlib.AbstractContextManager["RunDirectory"]):
         run._best_step = run._find_best_step()
         return run
 
-    def __exit__(self, *_: object) -> None:
-        """Close the directory."""
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the directory, after a failure with :meth:`abandon`."""
+        (self.abandon if kind else self.close)()
 
     def close(self) -> None:
         """Release the lock."""

@@ -47,8 +47,7 @@ _FUSED = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "math": SDPBackend.MATH,
 }
-_LOW_MEMORY_GB = 2.0
-_LOW_DISK_GB = 2.0
+_LOW_GB = 2.0  # of memory, and of disk
 _GB = 1e9
 
 
@@ -112,7 +111,7 @@ def _memory() -> Finding:
     if memory is None:
         reason = f"{platform.system()} does not tell without further packages"
         return Finding("memory", "unknown", reason)
-    low = memory.free < _LOW_MEMORY_GB * _GB
+    low = memory.free < _LOW_GB * _GB
     remedy = "close other programs, or lower training.batch_size" * low
     value = f"{memory.free / _GB:.1f} GB free of {memory.total / _GB:.1f} GB"
     return Finding("memory", value, memory.reason, remedy)
@@ -134,14 +133,13 @@ def _disk(directory: Path) -> Finding:
     writable = os.access(there, os.W_OK)
     reason = f"where {directory} lies" + ("" if writable else ", which cannot be written")
     remedy = ""
-    if not writable or free < _LOW_DISK_GB * _GB:
+    if not writable or free < _LOW_GB * _GB:
         remedy = "name another place with --output-dir"
     return Finding("disk", f"{free / _GB:.1f} GB free", reason, remedy)
 
 
 def _threads() -> Finding:
-    threads = torch.get_num_threads()
-    cores = available_cores()
+    threads, cores = torch.get_num_threads(), available_cores()
     reason = f"{cores} logical cores may be used"
     if "OMP_NUM_THREADS" in os.environ:
         reason += f", OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"

@@ -23,7 +23,7 @@ from infinito.runtime.paths import shown
 from infinito.train.automatic import resolve
 from infinito.train.changes import Change, changes, touches_schedule
 from infinito.train.rehearsal import rehearse
-from infinito.train.session import abandoned_on_failure, carry_out, follow
+from infinito.train.session import carry_out, follow
 from infinito.train.trainer import Trainer
 
 
@@ -109,7 +109,7 @@ def _continue_elsewhere(request: Resumption, home: Path, target: Path) -> None:
         return
     keep_last = trainer.config.training.keep_last
     directory = RunDirectory.create(target, target.name, keep_last=keep_last)
-    with abandoned_on_failure(directory):
+    with directory:
         directory.adopt(path, home)
         note(
             f"the run goes on in {shown(target)}, with its history up to step "

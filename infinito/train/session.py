@@ -28,10 +28,7 @@ from infinito.distributed.ranks import (
 from infinito.errors import DivergedError, Interrupted
 from infinito.load import OpenedCheckpoint
 from infinito.runtime.events import note, reading
-from infinito.runtime.memory import (
-    garbage_found_early,
-    keep_freed_memory,
-)
+from infinito.runtime.memory import garbage_found_early, keep_freed_memory
 from infinito.runtime.paths import command, shown
 from infinito.runtime.random import random_state, set_random_state
 from infinito.runtime.signals import StopRequest
@@ -62,7 +59,7 @@ def start(config: Config, *, name: str, dry_run: bool) -> None:
         return
     wanted = Path(config.output_dir) if config.output_dir else None
     directory = RunDirectory.create(wanted, name, keep_last=config.training.keep_last)
-    with abandoned_on_failure(directory):
+    with directory:
         config = config.model_copy(update={"output_dir": str(directory.path.resolve())})
         trainer = _new_trainer(config, origin, Cache())
         carry_out(trainer, directory)
@@ -86,8 +83,7 @@ def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
     with memory_explained(trainer):
         trainer.probe()
     tell_launcher(directory.path)
-    facts = {"device": str(trainer.device), "processes": world_size()}
-    directory.record_start(sys.argv, facts)
+    directory.record_start(sys.argv, {"device": str(trainer.device), "processes": world_size()})
     directory.write_text("config.yaml", to_yaml(trainer.config))
     with _readers(trainer, directory), StopRequest(is_under_another_launcher()) as stop:
         stopping = StopOnSignal(stop)
@@ -104,7 +100,12 @@ def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
         with memory_explained(trainer), _naming_the_last_good(directory), garbage_found_early():
             result = run(trainer, callbacks)
     if stopping.number and not trainer.finished:
-        raise _interruption(trainer, directory, stopping.number)
+        step, total = trainer.progress.step, trainer.total_steps
+        raise Interrupted(
+            f"stopped at step {step} of {total}; everything is saved",
+            command(*resume_words(shown(directory.path))),
+            stopping.number,
+        )
     for line in summary_lines(trainer, result, directory):
         note(line)
 
@@ -129,18 +130,6 @@ def _new_trainer(config: Config, origin: OpenedCheckpoint | None, cache: Cache) 
 
 
 @contextmanager
-def abandoned_on_failure(directory: RunDirectory) -> Iterator[None]:
-    """Close the directory at the end; a start that fails before its first save leaves nothing."""
-    try:
-        yield
-    except BaseException:
-        directory.abandon()
-        raise
-    finally:
-        directory.close()
-
-
-@contextmanager
 def _readers(trainer: Trainer, directory: RunDirectory) -> Iterator[None]:
     """Let the log, the terminal and the tracker, where one is wanted, hear of the run."""
     log = JsonLines(directory.path / METRICS_FILE)
@@ -158,15 +147,6 @@ def _readers(trainer: Trainer, directory: RunDirectory) -> Iterator[None]:
     finally:
         for sink in reversed(sinks):
             sink.close()
-
-
-def _interruption(trainer: Trainer, directory: RunDirectory, number: int) -> Interrupted:
-    """The message that names the step and the exact resume command."""
-    return Interrupted(
-        f"stopped at step {trainer.progress.step} of {trainer.total_steps}; everything is saved",
-        command(*resume_words(shown(directory.path))),
-        number,
-    )
 
 
 @contextmanager
