@@ -46,7 +46,7 @@ def validate(
     from infinito.cli.output import say
     from infinito.config.loading import load_config
     from infinito.errors import ConfigError
-    from infinito.export.stock import objections, stock_architecture
+    from infinito.export.stock import gguf_objections, objections, stock_architecture
 
     errors: list[ConfigError] = []
     exports: list[str] = []
@@ -55,13 +55,15 @@ def validate(
         raise ConfigError("there is no file to check", "infinito config validate FILE")
     for file in chosen:
         try:
-            model = load_config(file).model
+            found = load_config(file)
         except ConfigError as error:
             errors.append(error)
         else:
             print(f"{file}: ok")
-            reasons = "; ".join(objections(model))
-            kind = f"no stock model: {reasons}" if reasons else f"stock {stock_architecture(model)}"
+            kind = f"stock {stock_architecture(found.model)}"
+            if reasons := "; ".join(gguf_objections(found)):
+                kind = "no stock model" if objections(found.model) else f"{kind}, but no gguf"
+                kind += f": {reasons}"
             exports.append(f"export of {file}: {kind}")
     if errors:
         raise ConfigError("\n".join(error.message for error in errors), errors[0].remedy)

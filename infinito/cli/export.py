@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from infinito.cli.options import CheckpointOption, Json, Reference
+from infinito.runtime.paths import command
 
 if TYPE_CHECKING:
     from infinito.export.gguf_export import NumberFormat
@@ -75,7 +76,7 @@ def _to_safetensors(opened: OpenedCheckpoint, output: Path, quiet: bool) -> dict
         write_safetensors(output, weights, opened.content)
     if not quiet:
         print(f"file: {output} ({output.stat().st_size / 1e6:.2f} MB)")
-    say(f"use it like a checkpoint: infinito evaluate {output}")
+    say(f"use it like a checkpoint: {command('evaluate', output)}")
     return {"weights": len(weights)}
 
 
@@ -111,7 +112,7 @@ def _to_gguf(
     if done.kept_float16:
         say(f"float16, since rows are no multiple of 32: {', '.join(done.kept_float16)}")
     say("llama.cpp parts no run of more than 64 letters, digits or signs: such text has other ids")
-    say(f'load it: llama_cpp.Llama("{output}"), or llama-cli -m {output}')
+    say(f'load it: llama_cpp.Llama("{output}"), or llama-cli -m "{output}"')
     return {"dtype": numbers, **asdict(done)}
 
 
@@ -127,5 +128,5 @@ def _to_int8(opened: OpenedCheckpoint, output: Path, quiet: bool) -> dict[str, A
         print(f"weights:       {before:.2f} MB in float32 -> {after:.2f} MB in int8")
         print(f"file:          {output} ({output.stat().st_size / 1e6:.2f} MB)")
         print(f"largest error: {done.largest_error:.4f} of the largest number of its matrix")
-        say(f"wrote {output}; compare: infinito evaluate {opened.path} {output}")
+        say(f"wrote {output}; compare: {command('evaluate', opened.path, output)}")
     return asdict(done)

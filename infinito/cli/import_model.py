@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from infinito.cli.options import Json
+from infinito.runtime.paths import command
 
 
 def import_model(
@@ -35,4 +36,4 @@ def import_model(
     print(f"parameters:   {done.parameters}")
     print(f"vocabulary:   {done.vocab_size} ids")
     print(f"context:      {done.context} tokens")
-    say(f'wrote {output}; try it: infinito generate {output} --prompt "..."')
+    say(f"wrote {output}; try it: {command('generate', output, '--prompt', 'The ')}")

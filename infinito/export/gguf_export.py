@@ -19,7 +19,7 @@ from infinito.checkpoint.atomic import cannot_write, copy_atomic, reserved
 from infinito.config.schema import Config
 from infinito.errors import ConfigError
 from infinito.export.hugging_face import float_weights
-from infinito.export.stock import objections, stock_architecture, stock_weights
+from infinito.export.stock import gguf_objections, stock_architecture, stock_weights
 from infinito.load import OpenedCheckpoint
 from infinito.tokenizer.coder import UNKNOWN
 from infinito.tokenizer.library import to_library
@@ -57,10 +57,7 @@ def export_gguf(opened: OpenedCheckpoint, path: Path, numbers: NumberFormat) -> 
         CheckpointError, DivergedError: as :func:`float_weights`.
         ResourceError: ``path`` exists or cannot be written.
     """
-    reasons = objections(opened.config.model)
-    if opened.tokenizer.kind != "bpe":
-        reasons.append(f"tokenizer.kind: {opened.tokenizer.kind}")
-    if reasons:
+    if reasons := gguf_objections(opened.config):
         raise ConfigError(
             f"{opened.path} cannot become gguf: llama.cpp has nothing like {'; '.join(reasons)}",
             "export --to hf, or train with other settings (config validate tells beforehand)",

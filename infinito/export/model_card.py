@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from pathlib import Path
 
 from infinito.checkpoint.record import read_record
 from infinito.load import OpenedCheckpoint
@@ -28,10 +29,15 @@ _HUB_NAMES = {"wikitext-2": "Salesforce/wikitext"}
 
 def model_card(opened: OpenedCheckpoint, name: str, objections: list[str]) -> str:
     """The text; ``objections`` says why it is no stock architecture, and is empty where it is."""
-    config, content = opened.config, opened.content
+    config, content, digests = opened.config, opened.content, opened.content["data"]
     source = config.data.resolved_source or "text"
     hub = config.data.dataset or _HUB_NAMES.get(source)
     parts = count_parameters(config.model, opened.tokenizer.vocab_size, config.data.sequence_length)
+    start = config.training.init_from
+    origin = f"trained from {f'the weights of {Path(start).name}' if start else 'scratch'}"
+    text = f"{hub or source}; licence of the text: {_LICENSES.get(source, 'that of its authors')}"
+    if not digests:
+        origin, text, hub = "imported", "not known here, nor its licence: it was imported", None
     lines = [
         "---",
         "library_name: transformers",
@@ -42,27 +48,22 @@ def model_card(opened: OpenedCheckpoint, name: str, objections: list[str]) -> st
         "---",
         f"# {name}",
         "",
-        f"A language model of {parts.total} parameters, trained from scratch with infinito "
-        f"{__version__}.",
-        "",
-        "## Use",
+        f"A language model of {parts.total} parameters, {origin} with infinito {__version__}.",
+        "\n## Use",
         "```python",
         *(["import infinito.hf  # registers the classes"] if objections else []),
         *_USE,
         "```",
         *([f"No stock architecture: {'; '.join(objections)}."] if objections else []),
-        "",
-        "## Training",
-        f"- text: {config.data.dataset or source}; licence of the text: "
-        f"{_LICENSES.get(source, 'that of its authors')}",
-        *(f"- SHA-256 of the {split} text: {digest}" for split, digest in content["data"].items()),
+        "\n## Training",
+        f"- text: {text}",
+        *(f"- SHA-256 of the {split} text: {digest}" for split, digest in digests.items()),
         f"- tokenizer: {opened.tokenizer.kind}, {opened.tokenizer.vocab_size} ids; every document "
         "follows an end-of-document token, which the tokenizer puts first",
         f"- seen: {content['tokens']} tokens in {content['step']} steps "
         f"({content['epoch']:.2f} epochs), context {config.data.sequence_length}",
         *_command(opened),
-        "",
-        "## Figures",
+        "\n## Figures",
         *_figures(opened),
     ]
     return "\n".join(lines) + "\n"
@@ -82,7 +83,6 @@ def _figures(opened: OpenedCheckpoint) -> list[str]:
         return ["None yet: the run has no validation."]
     last = known[-1]
     loss, words = last["valid_loss"], last.get("valid_word_perplexity")
-    perplexity = [f"| word perplexity | {words:.4f} |"] if words is not None else []
     return [
         f"Validation text at step {last['step']}, windows of {length} tokens without overlap, "
         "static; nats are summed over all tokens, ends of documents included. Word perplexity is "
@@ -92,7 +92,7 @@ def _figures(opened: OpenedCheckpoint) -> list[str]:
         "|---|---|",
         f"| loss (nats a token) | {loss:.4f} |",
         f"| token perplexity | {math.exp(min(loss, 700)):.4f} |",
-        *perplexity,
+        *([f"| word perplexity | {words:.4f} |"] if words is not None else []),
         "",
         "More, from the checkpoint: `infinito evaluate CKPT --split valid --all-conventions`.",
     ]

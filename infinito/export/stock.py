@@ -47,6 +47,12 @@ def objections(model: ModelConfig) -> list[str]:
     return [f"{key}: {value}" for key, (value, is_stock) in found.items() if not is_stock]
 
 
+def gguf_objections(config: Config) -> list[str]:
+    """The same for llama.cpp, which has no tokenizers of ours but pair codes."""
+    kind = config.tokenizer.kind
+    return objections(config.model) + ([] if kind == "bpe" else [f"tokenizer.kind: {kind}"])
+
+
 def stock_architecture(model: ModelConfig) -> str:
     """What transformers and llama.cpp call a model without :func:`objections`."""
     return "qwen3" if model.qk_norm else "llama"

@@ -133,3 +133,21 @@ def test_wrong_uses_are_refused(tmp_path: Path) -> None:
     assert f"{target} exists" in message
     assert target.read_text() == "mine"
     assert list(tmp_path.glob("tmp*")) == []
+
+
+def test_validate_foretells_what_gguf_refuses(tmp_path: Path) -> None:
+    place = tmp_path / "a b"
+    place.mkdir()
+    path = trained(place, **_STOCK, tokenizer={"kind": "byte"})
+    refused = infinito("export", path, "--to", "gguf", "--output", tmp_path / "x.gguf").refused(2)
+    assert "tokenizer.kind: byte" in refused
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "{data: {train_file: x}, model: {activation: swiglu}, tokenizer: {kind: byte}}",
+        encoding="utf-8",
+    )
+    told = infinito("config", "validate", config).err
+    assert "stock qwen3, but no gguf: tokenizer.kind: byte" in told
+    for to in ("int8", "safetensors"):  # what is to be typed next, can be
+        hint = infinito("export", path, "--to", to, "--output", place / to).err
+        assert f"'{place / to}'" in hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from infinito.config.loading import config_from_plain
 from infinito.data.sources import open_corpus
 from infinito.export.hugging_face import write_tokenizer
+from infinito.export.model_card import model_card
 from infinito.generate.engine import generate
 from infinito.generate.sampling_config import SamplingConfig
-from infinito.load import load_model
+from infinito.load import load_model, open_checkpoint
 from infinito.tokenizer.tokenizer import train_tokenizer
 from infinito.train.trainer import Trainer
 from tests.command_support import infinito
@@ -124,3 +126,17 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path) -> None:
     assert "exists" in infinito("export", path, "--to", "hf", "--output", folder).refused(6)
     infinito("export", path, "--to", "hf", "--output", tmp_path / "no" / "where").refused(6)
     assert sorted(file.name for file in tmp_path.iterdir()) == before
+
+
+def test_the_card_of_a_model_that_others_began_says_so(tmp_path: Path) -> None:
+    opened = open_checkpoint(trained(tmp_path))
+    assert "trained from scratch" in model_card(opened, "x", [])
+    training = opened.config.training.model_copy(update={"init_from": "/far/other.pt"})
+    opened = replace(opened, config=opened.config.model_copy(update={"training": training}))
+    card = model_card(opened, "x", [])
+    assert "trained from the weights of other.pt" in card
+    assert "scratch" not in card
+    opened.content["data"] = {}  # as in an imported checkpoint
+    card = model_card(opened, "x", [])
+    assert "imported with infinito" in card
+    assert "licence of the text: that of its authors" not in card
