@@ -113,7 +113,7 @@ def _figures(run: RunLog, view: ModelView) -> dict[str, str]:
         "state": run.survey["state"],
         "step": f"{last['step']}{steps}" if last else None,
         "best validation loss": _number(best.get("valid_loss"), ".4f"),
-        "word perplexity": _number(best.get("valid_word_perplexity"), ".5g"),
+        "word perplexity": _number(best.get("valid_word_perplexity"), ".2f"),
         "bits per byte": _number(best.get("valid_bits_per_byte"), ".4f"),
         "best at step": _number(best.get("step"), ".0f"),
         "tokens": _number(last.get("tokens"), ".0f"),

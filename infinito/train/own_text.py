@@ -184,14 +184,18 @@ class _Budget:
         timed = int((_TRAINING_SHARE * self._seconds - evaluations * evaluation) / step)
         epoch = sequences_per_epoch(self._train, length) / training.sequences_per_step
         steps = max(10, min(timed, math.ceil(_PASSES * epoch)))
-        passes, seconds = steps / epoch, steps * step + evaluations * evaluation
         limit = "as long as asked for" if steps < _PASSES * epoch else "more only overfit"
-        self._chosen.choose(
-            f"{passes:.1f} passes over the text, about {duration_text(seconds)}: {limit}",
-            {"training.max_steps": steps},
-        )
-        self._choose_recipe(steps, passes)
-        every = math.ceil((self._chosen.config().training.max_steps or steps) / evaluations)
+        seconds = steps * step + evaluations * evaluation
+        values: dict[str, object] = {"training.max_steps": steps}
+        if self._chosen.config(values).training.max_steps is None:  # lifted: --epochs
+            values = {"training.epochs": steps / epoch}
+        training = self._chosen.choose(
+            f"{steps / epoch:.1f} passes over the text, about {duration_text(seconds)}: {limit}",
+            values,
+        ).training
+        steps = training.max_steps or max(1, round(training.epochs * epoch))
+        self._choose_recipe(steps, steps / epoch)
+        every = math.ceil(steps / evaluations)
         return self._chosen.choose(
             f"{evaluations} evaluations of {evaluation:.1f} s",
             {"training.eval_every": every, "training.save_every": every},

@@ -32,6 +32,9 @@ addEventListener("load", () => setTimeout(() => {
   const press = (on, key) => on.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
   seen.overflow = document.documentElement.scrollWidth - innerWidth;
   seen.width = innerWidth;
+  const figure = document.querySelector(".figures .lead dd");
+  figure.textContent = "3637064.32";  // a word perplexity of the first steps
+  seen.cut = figure.scrollWidth - figure.clientWidth;
   seen.axes = {};
   for (const input of document.querySelectorAll("input[name=axis]")) {
     input.click();
@@ -120,6 +123,7 @@ def test_a_phone_scrolls_in_one_direction_only(page: Path, tmp_path: Path) -> No
     seen, _ = browse(page, tmp_path, 390)
     assert seen["width"] == 390
     assert seen["overflow"] <= 0
+    assert seen["cut"] <= 0
 
 
 def test_the_probe_can_fail(page: Path, tmp_path: Path) -> None:

@@ -91,6 +91,18 @@ def test_what_the_user_sets_wins_and_the_rest_follows(place: Path) -> None:
     assert not any("vocab_size" in setting for setting in reasons)
 
 
+def test_what_follows_from_the_steps_follows_from_those_of_the_user(place: Path) -> None:
+    text = str(write_text(place / "text.txt", 800))
+    cache, settings = Cache(place / "cache"), ["tokenizer.kind=byte", "training.max_steps=null"]
+    many, rows = own_text_config(text, 0.05, settings, {"training.epochs": 9}, cache)
+    few, _ = own_text_config(text, 100, settings[:1], {"training.max_steps": 20}, cache)
+    # Seen nine times; and a warm-up of 100 steps would be most of a run of twenty.
+    assert (many.model.dropout, few.model.dropout) == (0.1, 0.0)
+    assert few.training.warmup_steps < 20 < many.training.warmup_steps
+    assert few.training.eval_every == 2
+    assert ("training.epochs 9.0", "as you set it") in rows
+
+
 def test_a_run_by_command_keeps_the_config_that_it_used(place: Path) -> None:
     text = write_text(place / "my book.v2.txt", 300)
     outcome = infinito("train", "--data", text, "--minutes", 0.5, "--max-steps", 3)
