@@ -129,7 +129,7 @@ def evaluate(
     request = EvaluationOptions(context, stride, batch_size, all_conventions, adapt, exact_words)
     reports: list[Report] = []
     with reading(TerminalBar()):
-        evaluation = _Evaluation(device, split, text, settings or [], request)
+        evaluation = _Evaluation(device, split, text, settings or [], request, ensemble)
         subjects = evaluation.subjects(references or [None])
         if ensemble:
             subjects = iter([evaluation.mixed(list(subjects))])
@@ -185,12 +185,14 @@ class _Evaluation:
     text: str | None
     settings: list[str]
     request: EvaluationOptions
+    ensemble: bool
     last: LoadedModel | None = None  # whose data and tokenizer count
 
     def subjects(self, references: Sequence[str | None]) -> Iterator[Subject]:
         """What the references name, one at a time."""
         from infinito.checkpoint.discover import resolve_checkpoint
         from infinito.errors import ConfigError
+        from infinito.evaluate.evaluation import check_figures
         from infinito.evaluate.members import model_subject, ngram_subject
         from infinito.load import load_model
 
@@ -199,6 +201,15 @@ class _Evaluation:
                 f"{NGRAM} counts the tokens of a checkpoint, and none stands before it",
                 f"infinito evaluate CKPT {NGRAM}",
             )
+        if NGRAM in references and self.request.adapt in ("dynamic", "both"):
+            raise ConfigError(
+                f"--adapt {self.request.adapt}: {NGRAM} has no weights that gradients could change",
+                f"use --adapt cache, or leave {NGRAM} out",
+            )
+        if self.request.exact_words and (self.ensemble or NGRAM in references):
+            raise ConfigError(
+                "--exact-words is of models, without --ensemble and ngram", "drop them"
+            )
         # A wrong name is refused before hours are spent on the others.
         paths = [name if name == NGRAM else resolve_checkpoint(name, "best") for name in references]
         for path in paths:
@@ -206,6 +217,7 @@ class _Evaluation:
                 yield ngram_subject(self.last, self.open)
             else:
                 self.last = load_model(path, self.device)
+                check_figures(self.last, self.request)
                 yield model_subject(self.last)
 
     def mixed(self, subjects: list[Subject]) -> Subject:

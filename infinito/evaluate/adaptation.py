@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from infinito.data.token_store import TokenStore
-from infinito.errors import ConfigError, DivergedError
+from infinito.errors import DivergedError
 from infinito.evaluate.adaptive import CachedPredictor, DynamicModel, Observed, gradient_scales
 from infinito.evaluate.interval import word_perplexity_interval
 from infinito.evaluate.kneser_ney import KneserNey
@@ -102,7 +102,7 @@ def climb(
 ) -> dict[str, float]:
     """Multiply or divide one value after the other as long as the cost falls by a thousandth."""
     best = cost(values)
-    for name in values:
+    for name in filter(values.get, values):  # what is zero stays zero
         for step in (factor, 1 / factor):
             candidate = {**values, name: values[name] * step}
             while (found := cost(candidate)) < best * (1 - _WORTHWHILE):
@@ -119,18 +119,11 @@ def adapt(
     The subject's weights are as before afterwards.
 
     Args:
+        subject: as :func:`check_figures` and the command line let it pass.
         stride: tokens that are scored before they are learnt from; a segment of 64 if None.
-
-    Raises:
-        ConfigError: the subject has n-grams and they should learn by gradients.
     """
     start, predictor = time.monotonic(), subject.predictor
     members = predictor.members if isinstance(predictor, Ensemble) else [predictor]
-    if kind != "cache" and any(isinstance(each, KneserNey) for each in members):
-        raise ConfigError(
-            f"--adapt {kind}: ngram has no weights that gradients could change",
-            "use --adapt cache, or leave ngram out",
-        )
     tuner = _Tuner(kind, texts, context, min(context, _SEGMENT if stride is None else stride))
     note(f"adapt {kind}: finding settings on the first {len(tuner.tokens)} validation tokens")
     names = [member["checkpoint"] for member in subject.members] or [subject.name]

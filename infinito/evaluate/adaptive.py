@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infinito.errors import ConfigError
 from infinito.evaluate.mixture import Mixture
 from infinito.evaluate.predictor import ModelPredictor, Predictor
 from infinito.model.language_model import LanguageModel
@@ -44,22 +43,13 @@ class DynamicModel(ModelPredictor):
         rate: float = 0.0,
         decay: float = 0.0,
     ) -> None:
-        """Adapt ``model`` in place; ``scales`` as :func:`gradient_scales` gives them.
-
-        Raises:
-            ConfigError: the weights are stored in eight bits, which have no gradient.
-        """
+        """Adapt ``model`` in place; ``scales`` as :func:`gradient_scales` gives them."""
         super().__init__(model, tokenizer)
         self.states, self.rate, self.decay = torch.zeros(0), rate, decay
         self._objective, self._asked = torch.zeros(()), torch.zeros(0)
         if not rate:
             return
         self._parameters = list(model.parameters())
-        if not all(weight.is_floating_point() for weight in self._parameters):
-            raise ConfigError(
-                "dynamic evaluation changes weights, and these are stored in eight bits",
-                "evaluate the checkpoint that the export was made from, or use --adapt cache",
-            )
         model.requires_grad_(True)
         self._trained = [weight.detach().clone() for weight in self._parameters]
         self._scales = list(scales)

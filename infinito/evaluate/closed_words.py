@@ -22,7 +22,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from infinito.errors import ConfigError, DataError
+from infinito.errors import DataError
 from infinito.evaluate.predictor import ModelPredictor
 from infinito.model.language_model import LanguageModel
 from infinito.model.loss import IGNORED
@@ -31,6 +31,7 @@ from infinito.tokenizer.tokenizer import Tokenizer
 
 _UNIT = re.compile(r" ?\S+|\s+(?!\S)|\s")
 _BEGIN = "end of a document"
+_OTHER_TEXT = "leave --exact-words out, or score a split of the same corpus"
 _ROWS = 256
 _State = frozenset[int]
 
@@ -47,12 +48,6 @@ class Lexicon:
     """
 
     def __init__(self, documents: Iterable[str], tokenizer: Tokenizer) -> None:
-        """Raises ConfigError for a word tokenizer, whose vocabulary is closed as it is."""
-        if tokenizer.kind == "word":
-            raise ConfigError(
-                "--exact-words: the vocabulary of a word tokenizer is closed as it is",
-                "leave it out",
-            )
         units, followers = dict[str, None](), dict[str, set[str]]()
         for document in documents:
             found = _UNIT.findall(document)
@@ -60,6 +55,7 @@ class Lexicon:
             kinds = [_BEGIN, *map(_kind, found), _BEGIN]
             for before, after in set(pairwise(kinds)):
                 followers.setdefault(before, set()).add(after)
+        self._units = units.keys()
         self.n_words = len({unit.strip() for unit in units})
         spellings = list(zip(map(_kind, units), tokenizer.encode_batch(list(units)), strict=True))
         spellings.append((_BEGIN, [tokenizer.eos_id]))
@@ -69,6 +65,18 @@ class Lexicon:
         self._allowed: dict[_State, tuple[int, Tensor]] = {}
         self._vocab_size = tokenizer.vocab_size
         self.start: _State = frozenset([self._roots[_BEGIN]])
+
+    def require(self, documents: Iterable[str]) -> None:
+        """Raises DataError, with an example, where a text has a unit that this one lacks."""
+        found = {unit for document in documents for unit in _UNIT.findall(document)}
+        other = sorted(found - self._units)
+        if other:
+            words = ", ".join(repr(unit.strip() or unit) for unit in other[:3])
+            raise DataError(
+                f"--exact-words: the training text lacks {len(other)} words of this text: "
+                f"{words}{', ...' * (len(other) > 3)}",
+                _OTHER_TEXT,
+            )
 
     def _grow(self, spellings: list[tuple[str, list[int]]], kinds: set[str]) -> int:
         """A trie of the units of ``kinds``; the number of its root."""
@@ -161,7 +169,7 @@ class ClosedWords(ModelPredictor):
                 raise DataError(
                     f"--exact-words: {text} stands where no word of the training text goes on "
                     "with it: this text has other words",
-                    "leave --exact-words out, or score a split of the same corpus",
+                    _OTHER_TEXT,
                 )
         self._reached = state
         begun = torch.nn.functional.pad(probabilities @ self.lexicon.masks.t(), (0, 1))

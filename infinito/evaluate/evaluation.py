@@ -14,8 +14,8 @@ from infinito.evaluate.conventions import Figure, Measured, all_conventions
 from infinito.evaluate.interval import document_texts, word_perplexity_interval
 from infinito.evaluate.members import Subject, Texts
 from infinito.evaluate.perplexity import Score, resolve_windows, score
-from infinito.evaluate.predictor import ModelPredictor
 from infinito.evaluate.report import LEAK_BELOW, Adapt, Report
+from infinito.load import LoadedModel
 from infinito.model.count import count_parameters
 
 
@@ -29,6 +29,25 @@ class EvaluationOptions:
     all_conventions: bool = False
     adapt: Adapt = "none"
     exact_words: bool = False
+
+
+def check_figures(loaded: LoadedModel, request: EvaluationOptions) -> None:
+    """Refuse a figure that a model cannot have, before minutes are spent on another.
+
+    Raises:
+        ConfigError: dynamic evaluation of weights in eight bits, which have no gradient; the closed
+            vocabulary of a word tokenizer, which has no other.
+    """
+    if request.exact_words and loaded.tokenizer.kind == "word":
+        raise ConfigError(
+            "--exact-words: the vocabulary of a word tokenizer is closed as it is", "leave it out"
+        )
+    whole = all(weight.is_floating_point() for weight in loaded.model.parameters())
+    if request.adapt in ("dynamic", "both") and not whole:
+        raise ConfigError(
+            "dynamic evaluation changes weights, and these are stored in eight bits",
+            "evaluate the checkpoint that the export was made from, or use --adapt cache",
+        )
 
 
 def evaluate(
@@ -60,11 +79,11 @@ def evaluate(
     )
     for loaded in subject.models:
         check_causality(loaded.model, min(context, CHECKED_LENGTH))
-    # These first: what they refuse is refused before the long pass of the headline.
+    # Words that are refused are refused before the long passes.
+    exact = [_exact_words(subject, store, texts, windows)] if request.exact_words else []
     adaptive = None
     if request.adapt != "none":
         adaptive = adapt(subject, store, request.adapt, texts, context, request.stride)
-    exact = [_exact_words(subject, store, texts, windows)] if request.exact_words else []
     start = time.monotonic()
     result = score(predictor, store, context=context, stride=stride, batch_size=batch_size)
     measured = Measured(predictor, store, result, batch_size, is_wikitext)
@@ -99,11 +118,11 @@ def _exact_words(
     subject: Subject, store: TokenStore, texts: Texts, windows: tuple[int, int, int]
 ) -> Figure:
     """The word perplexity over the vocabulary of the training text."""
-    start, model = time.monotonic(), subject.predictor
-    if not isinstance(model, ModelPredictor):
-        raise ConfigError(f"--exact-words: {subject.name} is not one model", "name one alone")
-    lexicon = Lexicon(document_texts(texts("train"), model.tokenizer), model.tokenizer)
-    closed_model = ClosedWords(model.model, model.tokenizer, lexicon)
+    start, loaded = time.monotonic(), subject.models[0]
+    tokenizer = loaded.tokenizer
+    lexicon = Lexicon(document_texts(texts("train"), tokenizer), tokenizer)
+    lexicon.require(document_texts(store, tokenizer))
+    closed_model = ClosedWords(loaded.model, tokenizer, lexicon)
     context, stride, batch_size = windows
     closed = score(closed_model, store, context=context, stride=stride, batch_size=batch_size)
     return Figure(

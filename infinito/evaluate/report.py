@@ -10,6 +10,7 @@ from typing import Any, Literal
 from infinito.data.token_store import TokenStore
 from infinito.evaluate.conventions import Figure
 from infinito.evaluate.perplexity import Score
+from infinito.tokenizer.coder import UNKNOWN
 
 LEAK_BELOW = 20.0
 Adapt = Literal["none", "dynamic", "cache", "both"]
@@ -137,7 +138,7 @@ class Report:
     def _rows(self) -> list[tuple[str, str]]:
         score, store = self.score, self.store
         words = score.n_words - store.n_lines
-        unknown = f", {store.n_unknown / score.n_tokens:.2%} unknown" if store.n_unknown else ""
+        unknown = f", {store.n_unknown / words:.2%} unknown" if store.n_unknown else ""
         rows = [
             ("checkpoint", self.checkpoint + ("" if self.step is None else f" (step {self.step})")),
             ("data", f"{self.corpus} {self.split}, sha256 {store.text_sha256}"),
@@ -201,9 +202,10 @@ COMPARISON_HEADERS = (
 def comparison_rows(reports: Sequence[Report]) -> list[list[str]]:
     """A row of text a model; of one text, the fewest bits per byte are the best.
 
-    Losses and token perplexities of different tokenizers do not compare, bits per byte do.
+    Losses and token perplexities of different tokenizers do not compare, bits per byte do, but
+    for a closed vocabulary that makes more words unknown and so has less to predict.
     """
-    bits = [report.score.bits_per_byte for report in reports]
+    best = min((report.store.n_unknown, report.score.bits_per_byte) for report in reports)
     one_text = len({report.store.text_sha256 for report in reports}) == 1
     return [
         [
@@ -214,10 +216,16 @@ def comparison_rows(reports: Sequence[Report]) -> list[list[str]]:
             f"{report.score.token_perplexity:.4f}",
             f"{report.score.word_perplexity:.4f}",
             f"{report.score.bits_per_byte:.4f}",
-            "best" if one_text and report.score.bits_per_byte == min(bits) else "",
+            _remark(report, *best) if one_text else "",
         ]
         for report in reports
     ]
+
+
+def _remark(report: Report, fewest_unknown: int, best: float) -> str:
+    if spared := report.store.n_unknown - fewest_unknown:
+        return f"{spared} more words are {UNKNOWN}"
+    return "best" if report.score.bits_per_byte == best else ""
 
 
 def _finite(value: float) -> float | None:

@@ -186,8 +186,6 @@ def test_an_ensemble_adapts_member_by_member(
         (["--set", "model.d_model=8"], 2, "data.* settings"),
         (["--ensemble"], 2, "--ensemble mixes two or more"),
         (["--adapt", "much"], 2, "much"),
-        (["ngram", "--ensemble", "--exact-words"], 2, "is not one model"),
-        (["ngram", "--ensemble", "--adapt", "both"], 2, "ngram has no weights"),
         (["--set", "data.sequence_length=8"], 2, "--context"),
         (["--stride", "20"], 2, "stride 20"),
         (["--text", "x", "--split", "test"], 2, "--text"),
@@ -206,6 +204,46 @@ def test_refusals(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["evaluate", str(run[0]), *arguments]) == code
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    ("member", "arguments", "words"),
+    [
+        ("ngram", ["--ensemble", "--adapt", "both"], "ngram has no weights"),
+        ("ngram", ["--exact-words"], "without --ensemble and ngram"),
+        ("", ["--ensemble", "--exact-words"], "without --ensemble and ngram"),
+        ("word", ["--adapt", "both", "--exact-words"], "closed as it is"),
+        ("int8", ["--ensemble", "--adapt", "dynamic"], "eight bits"),
+    ],
+)
+def test_a_figure_that_a_model_cannot_have_is_refused_before_anything_is_scored(
+    run: tuple[Path, Path, float],
+    member: str,
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [str(run[0]), member or str(run[0])]
+    if member == "word":
+        names = [str(tmp_path / "word.pt")]
+        settings = tiny_settings(run[1], tokenizer__kind="word")
+        Trainer(config_from_plain(settings, "test")).save(tmp_path / "word.pt")
+    elif member == "int8":
+        names[1] = str(tmp_path / "int8")
+        assert main(["export", names[0], "--to", "int8", "--output", names[1]]) == 0
+
+    def scored(*_: object) -> None:
+        raise AssertionError("scored")
+
+    monkeypatch.setattr("infinito.evaluate.perplexity.window_batch", scored)
+    monkeypatch.setattr("infinito.evaluate.adaptation.window_batch", scored)
+    capsys.readouterr()
+    assert main(["evaluate", *names, *arguments]) == 2
     printed = capsys.readouterr()
     assert words in printed.err
     assert printed.out == ""

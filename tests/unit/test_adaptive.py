@@ -10,14 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from infinito.errors import ConfigError
 from infinito.evaluate.adaptation import climb
 from infinito.evaluate.adaptive import CachedPredictor, DynamicModel, gradient_scales
 from infinito.evaluate.kneser_ney import KneserNey
 from infinito.evaluate.perplexity import Floats, stream_nats, window_batch
 from infinito.evaluate.predictor import Predictor
 from infinito.evaluate.windows import Window, sliding_windows
-from infinito.model.packed import pack
 from infinito.model.transformer import Transformer
 from tests.evaluation_support import byte_tokenizer, store_of, tiny_model
 
@@ -183,13 +181,6 @@ def test_every_kind_of_model_adapts(changes: dict[str, object]) -> None:
     static = nats(DynamicModel(predictor.model, TOKENIZER))
     assert np.isfinite(adapted).all()
     assert adapted[SEGMENT * 4 :].sum() < static[SEGMENT * 4 :].sum()
-
-
-def test_weights_of_eight_bits_are_refused() -> None:
-    model = tiny_model(d_model=32)
-    pack(model, [name for name, weight in model.named_parameters() if weight.ndim == 2][:1])
-    with pytest.raises(ConfigError, match="eight bits"):
-        DynamicModel(model, TOKENIZER, rate=1.0)
 
 
 def test_climbing_finds_the_best_of_a_lattice() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from infinito.config.schema import TokenizerConfig
-from infinito.errors import ConfigError, DataError
+from infinito.errors import DataError
 from infinito.evaluate.closed_words import ClosedWords, Lexicon
 from infinito.evaluate.evaluation import EvaluationOptions
 from infinito.evaluate.perplexity import score, stream_nats
@@ -120,14 +120,15 @@ def test_windows_and_batches_change_nothing_but_the_context() -> None:
     assert runs[0] == pytest.approx(runs[2], rel=1e-5)
 
 
-def test_other_words_and_word_tokenizers_are_refused() -> None:
+def test_other_words_are_refused() -> None:
     tokenizer = byte()
-    closed = ClosedWords(tiny_model(), tokenizer, Lexicon(TEXTS, tokenizer))
+    lexicon = Lexicon(TEXTS, tokenizer)
+    lexicon.require(TEXTS)
+    with pytest.raises(DataError, match=r"lacks 1 words of this text: 'cot'$"):
+        lexicon.require([" \n = the cot \n"])
+    closed = ClosedWords(tiny_model(), tokenizer, lexicon)
     with pytest.raises(DataError, match="'o' stands where no word"):
         score(closed, store_of([" \n = the cot \n"], tokenizer))
-    word = train_tokenizer(TokenizerConfig(kind="word"), TEXTS)
-    with pytest.raises(ConfigError, match="closed as it is"):
-        Lexicon(TEXTS, word)
 
 
 def test_the_report_has_it_beside_the_bound() -> None:

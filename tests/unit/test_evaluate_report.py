@@ -12,6 +12,7 @@ import pytest
 from infinito.evaluate.detokenise import detokenise_wikitext
 from infinito.evaluate.evaluation import EvaluationOptions
 from infinito.evaluate.perplexity import perplexity
+from infinito.evaluate.report import comparison_rows
 from tests.evaluation_support import byte_tokenizer, evaluated, loaded_tiny, store_of
 
 TOKENIZER = byte_tokenizer()
@@ -34,6 +35,25 @@ def test_text_and_document_agree() -> None:
     assert (plain["split"], plain["step"], plain["checkpoint"]) == ("valid", 40, "run/best.pt")
     assert plain["text_sha256"] in text
     json.dumps(plain, allow_nan=False)
+
+
+def test_unknown_words_are_a_share_of_the_words() -> None:
+    some = dataclasses.replace(STORE, n_unknown=9)
+    report = evaluated(loaded_tiny(), some, "valid", "x", EvaluationOptions())
+    words = sum(len(document.split()) for document in DOCUMENTS)
+    assert f"bytes, {9 / words:.2%} unknown" in report.to_text()
+
+
+def test_a_model_that_is_spared_words_is_not_the_best() -> None:
+    report = evaluated(loaded_tiny(), STORE, "valid", "x", EvaluationOptions())
+    easier = dataclasses.replace(
+        report,
+        score=dataclasses.replace(report.score, nll_total=report.score.nll_total / 2),
+        store=dataclasses.replace(STORE, n_unknown=7),
+    )
+    assert [row[-1] for row in comparison_rows([report, easier])] == [
+        "best", "7 more words are <unk>",
+    ]  # fmt: skip
 
 
 def test_closed_vocabularies_are_named() -> None:
