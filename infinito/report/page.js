@@ -35,7 +35,7 @@ function tick(value) {
   for (const [unit, letter] of [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
     if (size >= unit) return trim(value / unit, 4) + letter;
   }
-  return size > 0 && size < 1e-3 ? value.toExponential().replace(/(\.\d{2})\d*/, "$1") : trim(value, 4);
+  return size > 0 && size < 1e-3 ? Number(value.toPrecision(3)).toExponential() : trim(value, 4);
 }
 
 /** Round numbers between low and high, about `count` of them. */

@@ -88,7 +88,7 @@ def _run(run: RunLog, view: ModelView) -> dict[str, Any]:
         "thinning": run.thinning,
         "axes": axes,
         "figures": _figures(run, view),
-        "samples": _samples(run),
+        "samples": [[x["step"], s] for x in run.lines if isinstance(s := x.get("sample"), str)],
         "config": _flat(run),
         "environment": _environment(run),
         "commands": _commands(run),
@@ -105,8 +105,7 @@ def _figures(run: RunLog, view: ModelView) -> dict[str, str]:
     """What is known of a run in one line each."""
     last = run.lines[-1] if run.lines else {}
     best = run.best or {}
-    rates = [finite(line.get("tokens_per_second")) for line in run.lines]
-    speeds = [rate for rate in rates if rate is not None]
+    speeds = [x for line in run.lines if (x := finite(line.get("tokens_per_second"))) is not None]
     training = run.config.training if run.config else None
     steps = f" of {training.max_steps}" if training and training.max_steps else ""
     cells = {
@@ -129,11 +128,6 @@ def _figures(run: RunLog, view: ModelView) -> dict[str, str]:
 def _number(value: object, form: str, unit: str = "") -> str | None:
     number = finite(value)
     return None if number is None else format(number, form) + unit
-
-
-def _samples(run: RunLog) -> list[list[Any]]:
-    """[step, text] of each line with a sample."""
-    return [[x["step"], x["sample"]] for x in run.lines if isinstance(x.get("sample"), str)]
 
 
 def _environment(run: RunLog) -> dict[str, str]:

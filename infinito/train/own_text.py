@@ -107,10 +107,9 @@ def own_text_config(
         ids = max((v for v in _VOCABULARIES if v * _BYTES_AN_ID <= n_bytes), default=512)
         chosen.choose(f"an id for each {_BYTES_AN_ID} bytes of {size} of training text",
                       {"tokenizer.vocab_size": ids})  # fmt: skip
-    long_text = n_bytes >= _LONG_TEXT_BYTES
     config = chosen.choose(
         f"tokens; 256 from {format_size(_LONG_TEXT_BYTES)} of text on",
-        {"data.sequence_length": 256 if long_text else 128},
+        {"data.sequence_length": 256 if n_bytes >= _LONG_TEXT_BYTES else 128},
     )
     with reading(alone=True):  # the run tells all this again
         config = resolve(config)

@@ -32,6 +32,7 @@ addEventListener("load", () => setTimeout(() => {
   const press = (on, key) => on.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
   seen.overflow = document.documentElement.scrollWidth - innerWidth;
   seen.width = innerWidth;
+  seen.small = [3 * 2e-4, 2.5e-5].map(tick);
   const figure = document.querySelector(".figures .lead dd");
   figure.textContent = "3637064.32";  // a word perplexity of the first steps
   seen.cut = figure.scrollWidth - figure.clientWidth;
@@ -111,6 +112,7 @@ def test_it_works_and_asks_for_nothing(page: Path, tmp_path: Path) -> None:
     assert [label.partition(":")[0] for label in labels] == [
         f"Loss against {name}" for name in ("steps", "tokens", "FLOPs", "minutes")
     ]
+    assert seen["small"] == ["6e-4", "2.5e-5"]
     assert len({axis["ticks"] for axis in seen["axes"].values()}) == 4
     assert "minutes" in seen["readout"]
     assert "training" in seen["readout"]
