@@ -109,7 +109,9 @@ class _Ranks:
         if self.signal_number and codes[0] < 0:  # it came before the handlers were there
             return 128 + self.signal_number
         culprits = [rank for rank, code in enumerate(codes) if code not in (0, LOST)]
-        if culprits and (culprits[0] > 0 or codes[0] < 0):
+        # Where the first ended well, all steps were taken and saved: who fell while leaving is
+        # no failure of the run.
+        if codes[0] and culprits and (culprits[0] > 0 or codes[0] < 0):
             raise self._death(culprits[0], codes[culprits[0]])
         if codes[0] == LOST:
             raise ResourceError("the processes lost touch with each other", self._remedy())

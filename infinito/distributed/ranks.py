@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -77,6 +77,13 @@ def joined() -> Iterator[None]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise _lost(error) from error
+    _part()
+
+
+def _part() -> None:
+    """Leave together: gloo aborts a process whose partner goes while it is still leaving."""
+    with suppress(RuntimeError):  # the work is done; who is gone already is not missed
+        dist.barrier()
     dist.destroy_process_group()
 
 
