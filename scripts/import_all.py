@@ -9,7 +9,12 @@ import sys
 import infinito
 
 #: Imported by its user alone, beside the library that it is written for.
-NEED_MORE = {"infinito.hf", "infinito.attention.triton_kernels", "infinito.attention.triton_tiles"}
+NEED_MORE = {
+    "infinito.hf",
+    "infinito.evaluate.harness",
+    "infinito.attention.triton_kernels",
+    "infinito.attention.triton_tiles",
+}
 #: C, loaded by path.
 NOT_PYTHON = {"infinito.kernels.libinfinito"}
 
