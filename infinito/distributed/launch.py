@@ -72,6 +72,7 @@ class _Ranks:
     def __init__(self, workplace: Path) -> None:
         self.workplace = workplace
         self.started: list[subprocess.Popen[bytes]] = []
+        self.ended: list[int] = []  # in the order in which it was seen
         self.signal_number = 0
 
     def start(self, processes: int, arguments: Sequence[str]) -> None:
@@ -99,7 +100,7 @@ class _Ranks:
     def wait(self) -> int:
         """Until all have ended; once one failed, the others have some time to end by themselves."""
         deadline = None
-        while any(process.poll() is None for process in self.started):
+        while self._look() < len(self.started):
             if deadline is None and any(process.returncode for process in self.started):
                 deadline = time.monotonic() + _GRACE_SECONDS
             if deadline is not None and time.monotonic() > deadline:
@@ -108,14 +109,18 @@ class _Ranks:
         codes = [process.returncode for process in self.started]
         if self.signal_number and codes[0] < 0:  # it came before the handlers were there
             return 128 + self.signal_number
-        culprits = [rank for rank, code in enumerate(codes) if code not in (0, LOST)]
         # Where the first ended well, all steps were taken and saved: who fell while leaving is
         # no failure of the run.
-        if codes[0] and culprits and (culprits[0] > 0 or codes[0] < 0):
-            raise self._death(culprits[0], codes[culprits[0]])
-        if codes[0] == LOST:
-            raise ResourceError("the processes lost touch with each other", self._remedy())
+        if codes[0] == LOST or codes[0] < 0:
+            raise self._death(codes)
         return codes[0]  # the first process has told what there was to tell
+
+    def _look(self) -> int:
+        """How many have ended; who is new among them is noted."""
+        for rank, process in enumerate(self.started):
+            if rank not in self.ended and process.poll() is not None:
+                self.ended.append(rank)
+        return len(self.ended)
 
     def _send(self, number: int) -> None:
         for process in self.started:
@@ -128,8 +133,14 @@ class _Ranks:
     def _said(self, rank: int) -> Path:
         return self.workplace / f"said-{rank}"
 
-    def _death(self, rank: int, code: int) -> ResourceError:
+    def _death(self, codes: Sequence[int]) -> ResourceError:
         """Which process died, how, what it said last, and how to go on."""
+        culprits = [rank for rank in self.ended if codes[rank] not in (0, LOST)]
+        if not culprits:
+            return ResourceError("the processes lost touch with each other", self._remedy())
+        # The threads of torch abort a process that has lost another one: it is seldom the cause.
+        rank = min(culprits, key=lambda culprit: codes[culprit] == -signal.SIGABRT)
+        code = codes[rank]
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         said = self._said(rank).read_text("utf-8", "backslashreplace").strip()
         quoted = f"; it said:\n{said[-_TAIL_CHARACTERS:]}" if said else ""

@@ -168,6 +168,22 @@ def test_what_the_first_process_told_is_enough(
             "process 0 of 2 was killed by SIGSEGV, and the run ends with it",
             "infinito resume run --nproc 2",
         ),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL if rank else signal.SIGABRT)",
+            "process 1 of 2 was killed by SIGKILL, and the run ends with it",
+            "nothing was saved yet: start it again",
+        ),
+        (
+            "there = os.environ['INFINITO_LAUNCH'] + '/of-1'\n"
+            "if rank: os.symlink(str(os.getpid()), there)\n"
+            "while not os.path.lexists(there): time.sleep(0.01)\n"
+            "try:\n"  # the launcher has seen its end when there is no such process any more
+            "    while not rank: os.kill(int(os.readlink(there)), 0)\n"
+            "except OSError: pass\n"
+            "os.kill(os.getpid(), signal.SIGSEGV)",
+            "process 1 of 2 was killed by SIGSEGV, and the run ends with it",
+            "nothing was saved yet: start it again",
+        ),
     ],
 )
 def test_a_death_is_told_with_what_to_do(
