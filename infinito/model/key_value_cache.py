@@ -22,12 +22,16 @@ class KeyValueCache:
         self.length = 0
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, K, T, D) behind the tokens held; return all keys and values of the block."""
+        """Store (B, K, T, D) behind the tokens held; return all keys and values of the block.
+
+        In the dtype of those given: under autocast, which the cache knows nothing of, another one.
+        """
         end = self.length + key.shape[2]
         assert end <= self.capacity, f"cache of {self.capacity} tokens asked to hold {end}"
         self.keys[layer, :, :, self.length : end] = key
         self.values[layer, :, :, self.length : end] = value
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        held = self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        return held[0].to(key.dtype), held[1].to(value.dtype)
 
     def reset(self) -> None:
         """Forget every token, keep the memory."""

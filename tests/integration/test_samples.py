@@ -39,9 +39,14 @@ def trained(place: Path, **changes: object) -> tuple[dict[str, Any], str]:
     return content, outcome.err
 
 
-def test_a_sample_at_each_evaluation_and_the_same_bits_of_training(tmp_path: Path) -> None:
-    silent, _ = trained(tmp_path / "a")
-    loud, printed = trained(tmp_path / "b", training__sample_prompt="the cat")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_sample_at_each_evaluation_and_the_same_bits_of_training(
+    tmp_path: Path, precision: str
+) -> None:
+    silent, _ = trained(tmp_path / "a", training__precision=precision)
+    loud, printed = trained(
+        tmp_path / "b", training__precision=precision, training__sample_prompt="the cat"
+    )
     samples = [line["sample"] for line in lines(tmp_path / "b" / "run") if "valid_loss" in line]
     assert len(samples) == 2
     assert all(text.startswith("the cat") and len(text) > len("the cat") for text in samples)
