@@ -173,12 +173,13 @@ class Trainer:
         """``training.sample_prompt`` and how the model goes on; None without a prompt.
 
         It draws from a stream of its own, always the same: training goes on as without it.
+        It computes in float32, as ``generate`` does, and so by the compiled step.
         """
         prompt = self.config.training.sample_prompt
         if prompt is None:
             return None
         ids = self.tokenizer.encode(prompt)
-        with self._evaluation_weights(), unsharded(self.model), self._arithmetic():
+        with self._evaluation_weights(), unsharded(self.model):
             [written] = generate(self.model, self.tokenizer, ids, _SAMPLING)
         return prompt + written.text
 
