@@ -187,6 +187,9 @@ def suggest_other(damaged: Path) -> str:
 
 def _without_checkpoint(run: Path) -> CheckpointError:
     config, remedy = run / CONFIG_FILE, _TRAIN_FIRST
+    if is_plain_file(run / "config.json"):
+        made = command("import", run, "--output", "NEW.pt")
+        return CheckpointError(f"{run} is a folder for transformers, no run", f"first {made}")
     if ended_without_checkpoint(run) and is_plain_file(config):
         again = command("train", "--config", config)
         remedy = f"it ended before its first checkpoint; again: {again}"

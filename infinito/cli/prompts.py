@@ -66,12 +66,18 @@ def _decoded(content: bytes, place: str) -> str:
 
 
 def _typed_lines() -> Iterator[str]:
-    """Each line of stdin; a terminal gets a hint, a mark that asks, and editing of the line."""
-    place = "the line on stdin"
-    if not sys.stdin.isatty():
-        for line in sys.stdin.buffer:
-            yield _decoded(line, place).removesuffix("\n").removesuffix("\r")
-        return
+    """Each line of stdin that is text; of another it is said why it is passed over."""
+    for line in _asked() if sys.stdin.isatty() else sys.stdin.buffer:
+        try:
+            text = _decoded(line, "the line")
+        except DataError as error:
+            say(f"{error.message}; passed over")
+        else:
+            yield text.removesuffix("\n").removesuffix("\r")
+
+
+def _asked() -> Iterator[bytes]:
+    """Lines of a terminal, which gets a hint, a mark that asks, and editing of the line."""
     say("each line is a prompt to continue; Ctrl-D ends")
     with contextlib.suppress(ImportError):  # not every Python has it
         import readline  # noqa: F401 - with it, input() edits lines and recalls earlier ones
@@ -79,11 +85,10 @@ def _typed_lines() -> Iterator[str]:
         sys.stdin.reconfigure(errors="surrogateescape")
     while True:
         try:
-            line = _ask()
+            yield _ask().encode(errors="surrogateescape")
         except EOFError:
             say()
             return
-        yield _decoded(line.encode(errors="surrogateescape"), place)
 
 
 def _ask() -> str:

@@ -6,7 +6,7 @@ once and kept, so that a resumed run computes by the same code. The weights know
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -236,11 +236,14 @@ class Planned:
     plan: Plan = PLAIN
 
 
-def make_plan(level: str, shape: StepShape, wanted: Plan) -> tuple[Plan, list[str]]:
+def make_plan(
+    level: str, shape: StepShape, wanted: Plan, told_of: Collection[str] = OPERATIONS
+) -> tuple[Plan, list[str]]:
     """The plan of a level for a step, and why what comes first in its table was passed over.
 
-    Variants of ``wanted`` come before those of the table if it is a plan of the same level: that
-    of a run that goes on, or of a measurement.
+    The reasons are those of ``told_of``, the operations that somebody uses. Variants of ``wanted``
+    come before those of the table if it is a plan of the same level: that of a run that goes on,
+    or of a measurement.
     """
     chosen, passed = {}, dict[str, tuple[dict[str, None], dict[str, None]]]()
     for name, allowed in LEVELS[level].items():
@@ -251,7 +254,7 @@ def make_plan(level: str, shape: StepShape, wanted: Plan) -> tuple[Plan, list[st
             v: variants[v].objection(shape) if v in variants else "unknown" for v in order
         }
         chosen[name] = next(v for v in order if objections[v] is None)
-        for variant in order[: order.index(chosen[name])]:
+        for variant in order[: order.index(chosen[name])] if name in told_of else ():
             names, others = passed.setdefault(str(objections[variant]), ({}, {}))
             names[name] = others[variant] = None
     told = [f"{', '.join(n)} not by {' or '.join(v)}: {why}" for why, (n, v) in passed.items()]

@@ -12,7 +12,7 @@ from infinito.checkpoint.atomic import format_size
 from infinito.config.schema import Config
 from infinito.distributed.ranks import processes_here, require_own_device, share_of
 from infinito.errors import ResourceError
-from infinito.kernels.fusion import Plan, StepShape, make_plan
+from infinito.kernels.fusion import OPERATIONS, Plan, StepShape, make_plan
 from infinito.model.step_memory import count_memory
 from infinito.runtime.device import choose_device
 from infinito.runtime.events import note
@@ -69,13 +69,27 @@ def _with_fusion_plan(config: Config) -> Config:
         level, wanted, reason = choose_level(level, shape, config.device)
     if reason:
         note(f"fusion {level}: {reason}")
-    plan, told = make_plan(level, shape, wanted)
+    used = _operations(config)
+    plan, told = make_plan(level, shape, wanted, used)
     if plan.variants:
-        by = {v: [o for o, w in plan.variants.items() if w == v] for v in plan.variants.values()}
-        parts = [f"{', '.join(names)} by {variant}" for variant, names in by.items()]
+        by = {v: [o for o in used if plan.variants[o] == v] for v in plan.variants.values()}
+        parts = [f"{', '.join(names)} by {variant}" for variant, names in by.items() if names]
         note("; ".join([f"fusion {level}: {parts[0]}", *parts[1:], *told]))
     kept = str(plan) if plan.variants or reason or has_plan else None
     return config.with_training(fusion=level, fusion_plan=kept)
+
+
+def _operations(config: Config) -> list[str]:
+    """The operations that a step of this model and optimizer has: no other is worth a word."""
+    model, muon = config.model, config.training.optimizer == "muon"
+    standard = model.block == "standard"
+    summed = model.resolved_position == "learned" or model.word_dropout > 0
+    there = {
+        "embedding": standard and model.embedding_norm and not summed, "norm": standard,
+        "squared_relu": model.activation == "relu2", "swiglu": model.activation == "swiglu",
+        "momentum": muon, "move": muon,
+    }  # fmt: skip
+    return [name for name in OPERATIONS if there.get(name, True)]
 
 
 def attention_reason(config: Config) -> str:

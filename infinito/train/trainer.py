@@ -346,7 +346,8 @@ class Trainer:
         if not content["optimizers"]:  # an export, or an import
             raise CheckpointError(
                 f"{opened.path} holds no state of training: such a run cannot be trained further",
-                "resume what it was made from, or start anew: --set training.init_from=FILE",
+                "resume what it was made from"
+                + ", or start anew: --set training.init_from=FILE" * (not opened.int8_names),
             )
         with first_goes_ahead():
             dataset = prepare(config, tokenizer=opened.tokenizer, cache=cache)

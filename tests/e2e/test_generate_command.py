@@ -295,9 +295,11 @@ def test_broken_weights(
 
 def test_interactive_continues_each_line(checkpoint: Path) -> None:
     options = ("--interactive", "--max-new-tokens", "0")
-    result = piped(checkpoint, *options, input=b"first line\n\nthird \xe2\x82\xac")
+    lines = b"first line\n\nnot \xff text\nand \0\r\nthird \xe2\x82\xac"
+    result = piped(checkpoint, *options, input=lines)
     assert result.returncode == 0
-    assert result.stdout.decode() == "first line\n\nthird €\n"
+    assert result.stdout.decode() == "first line\n\nand \0\nthird €\n"
+    assert b"bad byte at offset 4; passed over" in result.stderr
 
 
 def read_until(terminal: int, mark: bytes) -> bytes:
@@ -345,6 +347,8 @@ def test_interactive_with_its_text_in_a_file(checkpoint: Path) -> None:
     )  # fmt: skip
     os.close(slave)
     assert b"Ctrl-D ends" in read_until(terminal, b"> ")
+    os.write(terminal, b"caf\xe9\n")  # of a terminal that is not set to UTF-8
+    assert b"bad byte at offset 3; passed over" in read_until(terminal, b"> ")
     os.write(terminal, "café\n".encode())
     read_until(terminal, b"> ")
     os.write(terminal, b"\x04")

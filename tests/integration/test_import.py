@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import struct
 from collections.abc import Callable
@@ -190,3 +192,18 @@ def test_only_safetensors_inside_the_folder_are_read(stock: Path, tmp_path: Path
     (folder / "tokenizer.json").unlink()
     assert "tokenizer.json" in infinito("import", folder, "--output", output).refused(4)
     assert not output.exists()
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate", "resume"])
+def test_a_folder_in_the_place_of_a_run_is_named_for_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "a model", "qwen3")
+    words = ["--prompt", "The"] if command == "generate" else []
+    said = infinito(command, "a model", *words).refused(4)
+    [advice] = re.findall("infinito (.*)", said)
+    assert infinito(*shlex.split(advice)).code == 0
+    if command != "resume":
+        text = ["--text", "a model/text.txt"] if command == "evaluate" else []
+        assert infinito(command, "NEW.pt", *words, *text).code == 0

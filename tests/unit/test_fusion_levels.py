@@ -80,21 +80,46 @@ def test_a_level_is_announced_and_stored(tmp_path: Path, notes: list[str]) -> No
     assert resolve(config(tmp_path, "none")).training.fusion_plan is None
 
 
+CHANGES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "swiglu": {"model__activation": "swiglu", "model__n_kv_heads": 1, "training__ema_decay": 0.9},
+    "learned": {
+        "model__position": "learned", "model__tie_embeddings": False, "model__qk_norm": False,
+    },
+    "double": {"model__block": "double", "model__second_d_ff": 48, "model__position": "alibi"},
+    "experts": {"model__moe": {"n_experts": 3, "top_k": 2}},
+    "l1": {"model__attention": {"kind": "l1", "learnable_lambda": True}},
+    "muon": {"training__optimizer": "muon"},
+}  # fmt: skip
+UNFUSED = {
+    "gelu": {"model__activation": "gelu"},
+    "words": {"model__activation": "relu2", "model__word_dropout": 0.1},
+    "bare": {"model__embedding_norm": False},
+}
+
+
+@needs_library
+@pytest.mark.parametrize("name", [*CHANGES, *UNFUSED])
+def test_only_what_a_step_computes_is_announced(
+    tmp_path: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    run, computed = Plan.run, set[str]()
+
+    def counted(plan: Plan, operation: str, *arguments: Any) -> Any:
+        computed.add(operation)
+        return run(plan, operation, *arguments)
+
+    trainer = Trainer(config(tmp_path, "moderate", **(CHANGES | UNFUSED)[name]))
+    monkeypatch.setattr(Plan, "run", counted)
+    trainer.train_step()
+    [line] = [note for note in notes if note.startswith("fusion moderate: ")]
+    by = line.removeprefix("fusion moderate: ").split("; ")
+    assert {name for part in by for name in part.partition(" by ")[0].split(", ")} == computed
+
+
 @needs_library
 @pytest.mark.parametrize("level", FUSED)
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"model__activation": "swiglu", "model__n_kv_heads": 1, "training__ema_decay": 0.9},
-        {"model__position": "learned", "model__tie_embeddings": False, "model__qk_norm": False},
-        {"model__block": "double", "model__second_d_ff": 48, "model__position": "alibi"},
-        {"model__moe": {"n_experts": 3, "top_k": 2}},
-        {"model__attention": {"kind": "l1", "learnable_lambda": True}},
-        {"training__optimizer": "muon"},
-    ],
-    ids=["default", "swiglu", "learned", "double", "experts", "l1", "muon"],
-)
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 def test_training_is_the_same_training(tmp_path: Path, level: str, changes: dict[str, Any]) -> None:
     """Without dropout at every level, and with it where masks are drawn as without fusion."""
     rates = (0.0, 0.2) if level == "conservative" else (0.0,)
