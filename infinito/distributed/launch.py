@@ -1,6 +1,6 @@
 """``--nproc N``: start this program N times on this machine, and end as one program.
 
-Every process gets the variables that ``torchrun`` sets and runs the same command. They live in
+Every process gets its rank as from ``torchrun`` and runs the same command. They live in
 sessions of their own, so that a signal reaches them through this one only, as often as it came.
 No torch here.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ from infinito.runtime.signals import handled
 #: Names the directory in which the processes leave what the launcher has to know.
 WORKPLACE = "INFINITO_LAUNCH"
 RUN_FILE = "run"
+#: Where they meet. A file, because a port that is free now may be taken a moment later.
+MEETING_FILE = "meeting"
 #: Exit code of a process that ended because another one did.
 LOST = 75
 _GRACE_SECONDS = 30.0  # a checkpoint that is being written
@@ -164,12 +165,4 @@ def _environment(processes: int, workplace: Path) -> dict[str, str]:
         WORKPLACE: str(workplace),
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

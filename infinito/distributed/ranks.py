@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from infinito.distributed.launch import LOST, RUN_FILE, WORKPLACE
+from infinito.distributed.launch import LOST, MEETING_FILE, RUN_FILE, WORKPLACE
 from infinito.distributed.rows import Share
 from infinito.errors import ConfigError, ResourceError
 from infinito.runtime.events import reading
@@ -70,7 +70,7 @@ def joined() -> Iterator[None]:
     if _own_card() < torch.cuda.device_count():
         torch.cuda.set_device(_own_card())
     try:
-        dist.init_process_group(timeout=_PATIENCE)
+        _meet()
         with reading(alone=True) if dist.get_rank() else nullcontext():
             yield
     except RuntimeError as error:
@@ -78,6 +78,18 @@ def joined() -> Iterator[None]:
             raise
         raise _lost(error) from error
     _part()
+
+
+def _meet() -> None:
+    if WORKPLACE not in os.environ:
+        dist.init_process_group(timeout=_PATIENCE)  # where the launcher's variables say
+        return
+    dist.init_process_group(
+        init_method=Path(os.environ[WORKPLACE], MEETING_FILE).as_uri(),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=_PATIENCE,
+    )
 
 
 def _part() -> None:
