@@ -92,7 +92,8 @@ def _absolute_sums(
         if other.dtype == tl.float32:
             part = tl.sum(tl.abs(mine - turned), 0)[None, :]
         else:
-            part = tl.dot(tl.full((ROWS, PADDED), 1.0, other.dtype), tl.maximum(mine, turned))
+            largest = tl.maximum(mine, turned).to(other.dtype)  # Triton 3.8 widens bfloat16
+            part = tl.dot(tl.full((ROWS, PADDED), 1.0, other.dtype), largest)
         sums = tl.where((tl.arange(0, ROWS) == row)[:, None], part, sums)
     if other.dtype != tl.float32:
         own_sum, other_sum = tl.sum(own.to(tl.float32), 1), tl.sum(other.to(tl.float32), 1)
@@ -117,7 +118,7 @@ def tile_distances(
             wide, other_wide = own.to(tl.float32), other.to(tl.float32)
             norms = tl.sum(wide * wide, 1)[:, None] + tl.sum(other_wide * other_wide, 1)[None, :]
             distance = norms + 2 * distance
-            distance = tl.where(distance < _TIE * norms, 0.0, distance)
+            distance = tl.where(distance < norms * _TIE, 0.0, distance)
             if KIND == "l2":
                 distance = tl.sqrt(distance + _L2_EPSILON)
     return distance
@@ -148,7 +149,7 @@ def _signs(mine, other):
         sign = mine * _LARGE - other * _LARGE
     else:
         sign = (mine - other) * 4096.0 * 4096.0
-    return tl.minimum(tl.maximum(sign, -1.0), 1.0)
+    return tl.minimum(tl.maximum(sign, -1.0), 1.0).to(other.dtype)  # 3.8 widens here too
 
 
 @triton.jit
