@@ -14,6 +14,7 @@ from infinito.evaluate.predictor import ModelPredictor, Predictor
 from infinito.model.language_model import LanguageModel
 from infinito.model.loss import IGNORED
 from infinito.model.mode import evaluation_mode
+from infinito.runtime.precision import autocast
 from infinito.tokenizer.tokenizer import Tokenizer
 
 
@@ -33,6 +34,8 @@ class DynamicModel(ModelPredictor):
         w <- w - rate * g / (r + m) + min(1, decay * r / m) * (trained w - w)
 
     A rate of 0 leaves the model as it is.
+
+    ``precision`` is that of the matrix products; weights, gradients and sums are as they were.
     """
 
     def __init__(
@@ -42,10 +45,11 @@ class DynamicModel(ModelPredictor):
         scales: Sequence[Tensor] = (),
         rate: float = 0.0,
         decay: float = 0.0,
+        precision: str = "float32",
     ) -> None:
         """Adapt ``model`` in place; ``scales`` as :func:`gradient_scales` gives them."""
         super().__init__(model, tokenizer)
-        self.states, self.rate, self.decay = torch.zeros(0), rate, decay
+        self.states, self.rate, self.decay, self.precision = torch.zeros(0), rate, decay, precision
         self._objective, self._asked = torch.zeros(()), torch.zeros(0)
         if not rate:
             return
@@ -66,7 +70,12 @@ class DynamicModel(ModelPredictor):
     def nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """(B, T) twice -> (B, T)."""
         device, scored = self.model.device, targets != IGNORED
-        with evaluation_mode(self.model), torch.set_grad_enabled(self.rate > 0):
+        # Autocast keeps the casts of weights until it ends: outside, it would not see them change.
+        with (
+            evaluation_mode(self.model),
+            torch.set_grad_enabled(self.rate > 0),
+            autocast(self.precision, device.type),
+        ):
             states = self.model.hidden(inputs.to(device))[scored.to(device)]
             wanted = targets[scored].to(device)
             losses = F.cross_entropy(self.model.logits(states), wanted, reduction="none")
@@ -100,10 +109,13 @@ class DynamicModel(ModelPredictor):
 
 
 def gradient_scales(
-    model: LanguageModel, tokenizer: Tokenizer, windows: Sequence[tuple[Tensor, Tensor]]
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    windows: Sequence[tuple[Tensor, Tensor]],
+    precision: str = "float32",
 ) -> list[Tensor]:
     """Root mean square of each weight's gradient over ``windows`` of training text."""
-    observer = DynamicModel(model, tokenizer, rate=1.0)
+    observer = DynamicModel(model, tokenizer, rate=1.0, precision=precision)
     squares = [torch.zeros_like(weight) for weight in model.parameters()]
     for inputs, targets in windows:
         for square, gradient in zip(squares, observer.gradients(inputs, targets), strict=True):

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from infinito.data.token_store import TokenStore
 from infinito.evaluate.kneser_ney import ORDER, KneserNey
 from infinito.evaluate.mixture import Ensemble
-from infinito.evaluate.perplexity import perplexity, score
+from infinito.evaluate.perplexity import perplexity, resolve_windows, score
 from infinito.evaluate.predictor import ModelPredictor, Predictor
+from infinito.evaluate.tuned import kept_or_found
 from infinito.load import LoadedModel
 
 #: The tokens of a split of the data that a subject was trained on.
@@ -24,6 +25,7 @@ class Subject:
     Attributes:
         step: of a checkpoint.
         models: those within, which are tested for leaks and asked what they were trained on.
+        sources: the checkpoints that it was made of; of n-grams, that whose tokens they count.
         members: of an ensemble: name, step, weight and perplexity alone on the validation text.
     """
 
@@ -31,20 +33,21 @@ class Subject:
     name: str
     step: int | None = None
     models: tuple[LoadedModel, ...] = ()
+    sources: tuple[LoadedModel, ...] = ()
     members: list[dict[str, Any]] = field(default_factory=list)
 
 
 def model_subject(loaded: LoadedModel) -> Subject:
     """A checkpoint by itself."""
     predictor = ModelPredictor(loaded.model, loaded.tokenizer)
-    return Subject(predictor, str(loaded.path), loaded.step, (loaded,))
+    return Subject(predictor, str(loaded.path), loaded.step, (loaded,), (loaded,))
 
 
 def ngram_subject(beside: LoadedModel, texts: Texts) -> Subject:
     """Kneser-Ney n-grams of the tokens that ``beside`` was trained on."""
     context = beside.model.max_positions
     predictor = KneserNey(texts("train").tokens, beside.tokenizer, context)
-    return Subject(predictor, f"ngram (Kneser-Ney, order {ORDER})")
+    return Subject(predictor, f"ngram (Kneser-Ney, order {ORDER})", sources=(beside,))
 
 
 def ensemble_subject(
@@ -56,22 +59,41 @@ def ensemble_subject(
 ) -> Subject:
     """The mixture of ``subjects``, weighted by what is best for the validation text.
 
+    The weights are kept beside the first checkpoint and found again there.
+
     Raises:
         ConfigError: their tokenizers differ; ``context`` and the others as in :func:`score`.
     """
     names = [subject.name for subject in subjects]
-    ensemble = Ensemble([subject.predictor for subject in subjects], names)
+    predictors = [subject.predictor for subject in subjects]
+    ensemble = Ensemble(predictors, names)
+    windows = resolve_windows(ensemble, context, stride, batch_size)
+    sources = tuple(loaded for subject in subjects for loaded in subject.sources)
     valid = texts("valid")
-    score(ensemble, valid, context=context, stride=stride, batch_size=batch_size)
-    alone = ensemble.fit().sum(axis=1)
+
+    def find() -> dict[str, Any]:
+        score(ensemble, valid, context=context, stride=stride, batch_size=batch_size)
+        alone = ensemble.fit().sum(axis=1)
+        return {
+            "weights": ensemble.weights.tolist(),
+            "alone": [perplexity(float(nats), valid.n_words) for nats in alone],
+        }
+
+    question = {
+        "what": "weights of the ensemble", "context": windows[0], "stride": windows[1],
+        "members": [type(predictor).__name__ for predictor in predictors],
+        "valid_sha256": valid.text_sha256,
+    }  # fmt: skip
+    answer = kept_or_found(sources, question, find).answer
+    ensemble = Ensemble(predictors, names, answer["weights"])
     members = [
         {
             "checkpoint": subject.name,
             "step": subject.step,
-            "weight": float(weight),
-            "valid_word_perplexity": perplexity(float(nats), valid.n_words),
+            "weight": weight,
+            "valid_word_perplexity": alone,
         }
-        for subject, weight, nats in zip(subjects, ensemble.weights, alone, strict=True)
+        for subject, weight, alone in zip(subjects, answer["weights"], answer["alone"], strict=True)
     ]
     models = tuple(loaded for subject in subjects for loaded in subject.models)
-    return Subject(ensemble, " + ".join(names), None, models, members)
+    return Subject(ensemble, " + ".join(names), None, models, sources, members)

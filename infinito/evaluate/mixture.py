@@ -78,9 +78,14 @@ class Mixture(ABC):
 class Ensemble(Mixture):
     """Models, or other predictors, of one tokenizer; equal weights until they are fitted."""
 
-    def __init__(self, members: Sequence[Predictor], names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        members: Sequence[Predictor],
+        names: Sequence[str],
+        weights: Sequence[float] | None = None,
+    ) -> None:
         """Raises ConfigError, with the names, where a tokenizer is not that of the first."""
-        super().__init__([1 / len(members)] * len(members))
+        super().__init__(weights or [1 / len(members)] * len(members))
         first = members[0].tokenizer
         for member, name in zip(members, names, strict=True):
             if member.tokenizer.fingerprint != first.fingerprint:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from infinito.data.token_store import TokenStore
 from infinito.evaluate.conventions import Figure
 from infinito.evaluate.perplexity import Score
+from infinito.evaluate.tuned import Cost
 from infinito.tokenizer.coder import UNKNOWN
 
 LEAK_BELOW = 20.0
@@ -24,7 +25,8 @@ class Adaptive:
     Attributes:
         settings: of each model, by its name.
         tuning_tokens: of the validation text, from which they are.
-        seconds: of the one pass over the text; ``tuning_seconds`` of all that came before.
+        cost: of the one pass over the text; ``tuning_cost`` of all that came before, then or once.
+        kept_in: the file in which an earlier evaluation left the settings; None without one.
     """
 
     kind: Adapt
@@ -32,8 +34,9 @@ class Adaptive:
     interval: Interval
     settings: dict[str, dict[str, float]]
     tuning_tokens: int
-    seconds: float
-    tuning_seconds: float
+    cost: Cost
+    tuning_cost: Cost
+    kept_in: str | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -42,9 +45,12 @@ class Adaptive:
             **_score_figures(self.score, self.interval),
             "settings": self.settings,
             "tuned_on": f"the first {self.tuning_tokens} tokens of the validation text",
-            "seconds": round(self.seconds, 3),
-            "tuning_seconds": round(self.tuning_seconds, 3),
-            "tokens_per_second": round(self.score.n_tokens / self.seconds, 1),
+            "settings_from": self.kept_in,
+            "seconds": round(self.cost.seconds, 3),
+            "processor_seconds": round(self.cost.processor_seconds, 3),
+            "tuning_seconds": round(self.tuning_cost.seconds, 3),
+            "tuning_processor_seconds": round(self.tuning_cost.processor_seconds, 3),
+            "tokens_per_second": round(self.score.n_tokens / self.cost.seconds, 1),
         }
 
     def rows(self) -> list[tuple[str, str]]:
@@ -52,21 +58,19 @@ class Adaptive:
         score, plain = self.score, self.to_plain()
         low, high = self.interval or (None, None)
         spread = f"95% interval {low:.4f} to {high:.4f}" if low and high else "no interval"
+        kept = f", kept in {self.kept_in}" if self.kept_in else ""
         rows = [
             ("adaptive", f"{self.kind}; each token is scored before anything learns from it"),
             ("  per word", f"perplexity {score.word_perplexity:.4f}, {spread}"),
             ("  per token", f"perplexity {score.token_perplexity:.4f}"),
             ("  bits per byte", f"{score.bits_per_byte:.4f}"),
-            ("  settings", f"segments of {score.stride} tokens; from {plain['tuned_on']}"),
-            (
-                "  time",
-                f"{self.seconds:.1f} s, {plain['tokens_per_second']:.0f} tokens/s; "
-                f"{self.tuning_seconds:.1f} s to find the settings",
-            ),
+            ("  settings", f"segments of {score.stride} tokens; from {plain['tuned_on']}{kept}"),
+            ("  time", f"{self.cost}, {plain['tokens_per_second']:.0f} tokens/s"),
+            ("  tuning", f"{self.tuning_cost}{', earlier' if kept else ''}"),
         ]
         for name, found in self.settings.items():
             values = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
-            rows.insert(-1, ("", f"{name}: {values}"))
+            rows.insert(-2, ("", f"{name}: {values}"))
         return rows
 
 
@@ -186,7 +190,7 @@ def _score_figures(score: Score, interval: Interval) -> dict[str, Any]:
     return {
         "loss": score.loss,
         "nll_total": score.nll_total,
-        "token_perplexity": score.token_perplexity,
+        "token_perplexity": _finite(score.token_perplexity),
         "word_perplexity": _finite(score.word_perplexity),
         "word_perplexity_interval": [_finite(x) for x in interval] if interval else None,
         "bits_per_byte": _finite(score.bits_per_byte),

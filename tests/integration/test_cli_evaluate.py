@@ -10,6 +10,7 @@ import pytest
 
 from infinito.cli.main import main
 from infinito.config.loading import config_from_plain
+from infinito.evaluate import adaptation
 from infinito.train.trainer import Trainer
 from tests.support import tiny_settings, write_text
 
@@ -167,6 +168,67 @@ def test_adaptation_is_a_column_of_its_own_tuned_on_validation(
     elsewhere = result(capsys, run[0], *text, "--adapt", kind)
     assert elsewhere["adaptive"]["settings"] == found["settings"]
     assert elsewhere["n_tokens"] != adapted["n_tokens"]
+
+
+def test_settings_of_the_validation_text_are_kept_and_no_other_text_finds_any(
+    run: tuple[Path, Path, float],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tmp_path / "run" / "model.pt"
+    model.parent.mkdir()
+    model.write_bytes(run[0].read_bytes())
+    valid = write_text(tmp_path / "valid.txt", paragraphs=1, seed=4)
+    texts = [write_text(tmp_path / f"{i}.txt", paragraphs=1, seed=i) for i in (5, 6)]
+    asked = (model, "--set", f"data.valid_file={valid}", "--adapt")
+    tuned = model.parent / "tuned.json"
+
+    searched: list[str] = []
+    climb = adaptation.climb
+    monkeypatch.setattr(adaptation, "climb", lambda *given: searched.append("") or climb(*given))
+    first = result(capsys, *asked, "both", "--text", texts[0])["adaptive"]
+    assert (len(searched), first["settings_from"]) == (2, None)
+    kept = json.loads(tuned.read_text())["found"]
+    assert {k: v for entry in kept for k, v in entry["answer"].items()} == first["settings"][
+        str(model)
+    ]
+    again = result(capsys, *asked, "both", "--text", texts[1])["adaptive"]
+    assert (len(searched), again["settings_from"]) == (2, str(tuned))
+    assert again["settings"] == first["settings"]
+    assert again["tuning_processor_seconds"] == first["tuning_processor_seconds"]
+
+    # What is kept is what is used: other settings there give another figure.
+    kept[0]["answer"]["rate"] /= 30
+    kept[1]["question"]["of"][1] = kept[0]["answer"]
+    tuned.write_text(json.dumps({"format": "infinito-tuned", "found": kept}))
+    other = result(capsys, *asked, "both", "--text", texts[1])["adaptive"]
+    assert other["settings"][str(model)]["rate"] == kept[0]["answer"]["rate"]
+    assert other["nll_total"] != again["nll_total"]
+    # Another checkpoint or validation text asks anew; a damaged file is no answer.
+    longer = write_text(tmp_path / "longer.txt", paragraphs=2, seed=4)
+    asked_of_it = (model, "--set", f"data.valid_file={longer}", "--adapt", "cache")
+    assert result(capsys, *asked_of_it)["adaptive"]["settings_from"] is None
+    assert len(searched) == 3
+    tuned.write_text("{")
+    assert result(capsys, *asked_of_it)["adaptive"]["settings_from"] is None
+
+
+def test_weights_of_an_ensemble_are_kept(
+    run: tuple[Path, Path, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model.pt"
+    model.write_bytes(run[0].read_bytes())
+    first = result(capsys, model, "ngram", "--ensemble")
+    tuned = json.loads((tmp_path / "tuned.json").read_text())
+    [entry] = tuned["found"]
+    assert entry["answer"]["weights"] == [member["weight"] for member in first["members"]]
+    entry["answer"]["weights"] = [1.0, 0.0]
+    (tmp_path / "tuned.json").write_text(json.dumps(tuned))
+    mixed = result(capsys, model, "ngram", "--ensemble", "--text", run[1] / "valid.txt")
+    alone = result(capsys, model, "--text", run[1] / "valid.txt")
+    assert mixed["nll_total"] == pytest.approx(alone["nll_total"])
+    assert mixed["nll_total"] != first["nll_total"]
 
 
 def test_an_ensemble_adapts_member_by_member(
