@@ -11,7 +11,7 @@ import torch
 from infinito.config.model_config import ModelConfig
 from infinito.config.schema import Config, DataConfig, TokenizerConfig
 from infinito.data.token_store import TokenStore
-from infinito.evaluate.evaluation import EvaluationOptions, evaluate
+from infinito.evaluate.evaluation import EvaluationOptions, ScoredText, evaluate
 from infinito.evaluate.members import model_subject
 from infinito.evaluate.report import Report
 from infinito.load import LoadedModel
@@ -61,5 +61,5 @@ def evaluated(
     is_wikitext: bool = False,
 ) -> Report:
     """A report without adaptation, for which the same text is everything."""
-    subject = model_subject(loaded)
-    return evaluate(subject, store, split, corpus, request, lambda _: store, is_wikitext)
+    text = ScoredText(store, split, corpus, is_wikitext)
+    return evaluate(model_subject(loaded), text, request, lambda _: store)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infinito.cli.options import (
-    CheckpointOption,
+    ChosenCheckpoint,
     Device,
     Json,
-    Reference,
     Settings,
+    grouped,
     output_directory,
 )
 from infinito.cli.output import print_json, say, table
@@ -20,7 +20,6 @@ from infinito.cli.subject import (
     DEFAULT_SPLIT,
     SplitName,
     check_data_settings,
-    chosen_checkpoint,
     corpus_name,
     load_subject,
     open_split,
@@ -32,9 +31,9 @@ if TYPE_CHECKING:
 _DIRECTORY = "analysis"
 
 
+@grouped
 def analyze(
-    reference: Reference = None,
-    checkpoint: CheckpointOption = None,
+    chosen: ChosenCheckpoint,
     split: Annotated[SplitName, typer.Option(help="Part of the corpus to read.")] = DEFAULT_SPLIT,
     samples: Annotated[
         int,
@@ -60,7 +59,7 @@ def analyze(
     lambda is trained, lambda.png.
     """
     check_data_settings(settings or [], "analyze", "the model is the checkpoint's")
-    path = chosen_checkpoint(reference, checkpoint)
+    path = chosen.path()
 
     from infinito.analyze.attention_files import write_files
     from infinito.analyze.collect import analyze_attention, spread_windows

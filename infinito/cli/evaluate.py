@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from infinito.cli.options import Device, Json, Settings, complete_run
+from infinito.cli.options import Device, Json, Settings, complete_run, grouped
 from infinito.cli.subject import (
     DEFAULT_SPLIT,
     SplitName,
@@ -19,7 +19,6 @@ from infinito.cli.subject import (
 
 if TYPE_CHECKING:
     from infinito.data.token_store import TokenStore
-    from infinito.evaluate.evaluation import EvaluationOptions
     from infinito.evaluate.members import Subject
     from infinito.evaluate.report import Report
     from infinito.load import LoadedModel
@@ -28,7 +27,10 @@ NGRAM = "ngram"
 _SETTINGS_REMEDY = "the model is the checkpoint's; for the window use --context and --stride"
 
 
-def evaluate(
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What to score, on which text, and which figures to print."""
+
     checkpoints: Annotated[
         list[str] | None,
         typer.Argument(
@@ -37,35 +39,35 @@ def evaluate(
             "count-based floor: Kneser-Ney 5-grams of its training tokens.",
             autocompletion=complete_run,
         ),
-    ] = None,
+    ] = None
     checkpoint: Annotated[
         str | None, typer.Option(metavar="CKPT", help="One more checkpoint or run.")
-    ] = None,
+    ] = None
     split: Annotated[
         SplitName | None, typer.Option(help="Part of the corpus; valid unless told otherwise.")
-    ] = None,
+    ] = None
     text: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Evaluate this text, in any form that --data takes."),
-    ] = None,
+    ] = None
     context: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Tokens a window; absent: the training length."),
-    ] = None,
+    ] = None
     stride: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="New tokens a window; absent: half the context."),
-    ] = None,
+    ] = None
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Windows a pass, for speed; absent: 2048 tokens."),
-    ] = None,
+    ] = None
     all_conventions: Annotated[
         bool,
         typer.Option(
             "--all-conventions", help="Also the figures of other codes; takes several times longer."
         ),
-    ] = False,
+    ] = False
     exact_words: Annotated[
         bool,
         typer.Option(
@@ -73,71 +75,104 @@ def evaluate(
             help="Also the word perplexity of the training text's closed vocabulary, of a model "
             "that spells words in pieces; takes about three times as long.",
         ),
-    ] = False,
+    ] = False
     ensemble: Annotated[
         bool,
         typer.Option(
             "--ensemble", help="One result: their mean probability, weighted on the valid split."
         ),
-    ] = False,
+    ] = False
     adapt: Annotated[
         Literal["none", "dynamic", "cache", "both"],
         typer.Option(
             help="Also the figure of a model that learns from what it has scored: by gradients, "
             "by a neural cache, or both; settings are found on the valid split."
         ),
-    ] = "none",
+    ] = "none"
     tasks: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,...",
             help="Run these tasks of lm-evaluation-harness instead: names, or YAML files.",
         ),
-    ] = None,
-    settings: Settings = None,
-    device: Device = "auto",
-    json: Json = False,
-) -> None:
+    ] = None
+    settings: Settings = None
+    device: Device = "auto"
+    json: Json = False
+
+    def references(self) -> list[str | None]:
+        """What is scored, in order; None is the last run."""
+        named = [*(self.checkpoints or []), *([self.checkpoint] if self.checkpoint else [])]
+        return [*named] or [None]
+
+    def refuse_contradictions(self) -> None:
+        """Refuse what cannot go together, before anything heavy is imported."""
+        from infinito.errors import ConfigError
+
+        references, adapts = self.references(), self.adapt != "none"
+        other_texts = self.ensemble or adapts or self.exact_words or NGRAM in references
+        needless = self.split is not None or (self.settings and not other_texts)
+        if self.text is not None and needless:
+            raise ConfigError("--text names the text: --split and --set do not apply", "drop them")
+        if self.ensemble and len(references) < 2:
+            remedy = "name them, with ngram or without"
+            raise ConfigError("--ensemble mixes two or more models", remedy)
+        figures = (self.context, self.stride, self.all_conventions, self.exact_words, self.ensemble)
+        if self.tasks is None:
+            check_data_settings(self.settings or [], "evaluate", _SETTINGS_REMEDY)
+            self._refuse_for_ngram()
+        elif any((self.split, self.text, self.settings, adapts, *figures)):
+            remedy = "give --batch-size at most"
+            raise ConfigError("--tasks brings its own texts and windows", remedy)
+
+    def _refuse_for_ngram(self) -> None:
+        """Counts have no weights, no vocabulary of their own, and no training text."""
+        from infinito.errors import ConfigError
+
+        references = self.references()
+        if references[0] == NGRAM:
+            raise ConfigError(
+                f"{NGRAM} counts the tokens of a checkpoint, and none stands before it",
+                f"infinito evaluate CKPT {NGRAM}",
+            )
+        if NGRAM in references and self.adapt in ("dynamic", "both"):
+            raise ConfigError(
+                f"--adapt {self.adapt}: {NGRAM} has no weights that gradients could change",
+                f"use --adapt cache, or leave {NGRAM} out",
+            )
+        if self.exact_words and (self.ensemble or NGRAM in references):
+            raise ConfigError(
+                "--exact-words is of models, without --ensemble and ngram", "drop them"
+            )
+
+
+@grouped
+def evaluate(options: EvaluateOptions) -> None:
     """Score a whole split, or a text of yours.
 
     Prints loss, perplexities with their conventions named, and bits per byte.
     """
     from infinito.cli.output import print_json, table
-    from infinito.errors import ConfigError
 
-    references = [*(checkpoints or []), *([checkpoint] if checkpoint else [])]
-    other_texts = ensemble or adapt != "none" or exact_words or NGRAM in references
-    if text is not None and (split is not None or (settings and not other_texts)):
-        raise ConfigError("--text names the text: --split and --set do not apply", "drop them")
-    if ensemble and len(references) < 2:
-        raise ConfigError("--ensemble mixes two or more models", "name them, with ngram or without")
-    if tasks is not None:
-        figures = (context, stride, all_conventions, exact_words, ensemble, adapt != "none")
-        if any((split, text, settings, *figures)):
-            raise ConfigError(
-                "--tasks brings its own texts and windows", "give --batch-size at most"
-            )
-        _run_tasks(references or [None], tasks.split(","), device, batch_size, json)
+    options.refuse_contradictions()
+    if options.tasks is not None:
+        _run_tasks(options, options.tasks.split(","))
         return
-    check_data_settings(settings or [], "evaluate", _SETTINGS_REMEDY)
-
-    from infinito.evaluate.evaluation import EvaluationOptions
     from infinito.evaluate.report import COMPARISON_HEADERS, comparison_rows
     from infinito.runtime.events import reading
     from infinito.telemetry.bar import TerminalBar
 
-    request = EvaluationOptions(context, stride, batch_size, all_conventions, adapt, exact_words)
     reports: list[Report] = []
     with reading(TerminalBar()):
-        evaluation = _Evaluation(device, split, text, settings or [], request, ensemble)
-        subjects = evaluation.subjects(references or [None])
-        if ensemble:
+        evaluation = _Evaluation(options)
+        subjects = evaluation.subjects(options.references())
+        if options.ensemble:
             subjects = iter([evaluation.mixed(list(subjects))])
         for number, subject in enumerate(subjects):
             reports.append(evaluation.report(subject))
-            if not json:
+            if not options.json:
                 print(("\n" if number else "") + reports[-1].to_text(), flush=True)
-    if json:
+    if options.json:
         plain = [report.to_plain() for report in reports]
         print_json(plain if len(plain) > 1 else plain[0])
     elif len(reports) > 1:
@@ -145,13 +180,7 @@ def evaluate(
         table(COMPARISON_HEADERS, comparison_rows(reports))
 
 
-def _run_tasks(
-    references: Sequence[str | None],
-    tasks: list[str],
-    device: str,
-    batch_size: int | None,
-    json: bool,
-) -> None:
+def _run_tasks(options: EvaluateOptions, tasks: list[str]) -> None:
     from infinito.checkpoint.discover import resolve_checkpoint
     from infinito.cli.output import print_json, table
     from infinito.evaluate.harness import run_tasks
@@ -160,11 +189,11 @@ def _run_tasks(
     from infinito.telemetry.bar import TerminalBar
 
     results = []
-    paths = [resolve_checkpoint(reference, "best") for reference in references]
+    paths = [resolve_checkpoint(reference, "best") for reference in options.references()]
     for number, path in enumerate(paths):
         with reading(TerminalBar()):
-            results.append(run_tasks(load_model(path, device), tasks, batch_size))
-        if not json:
+            results.append(run_tasks(load_model(path, options.device), tasks, options.batch_size))
+        if not options.json:
             print(("\n" if number else "") + f"checkpoint: {path} (step {results[-1]['step']})")
             rows = [
                 (task, metric, value if isinstance(value, str) else f"{value:.4f}")
@@ -172,51 +201,37 @@ def _run_tasks(
                 for metric, value in figures.items()
             ]
             table(("task", "metric", "value"), rows)
-    if json:
+    if options.json:
         print_json(results if len(results) > 1 else results[0])
 
 
-@dataclass
 class _Evaluation:
     """One text and one way of evaluating, for whatever is named."""
 
-    device: str
-    split: SplitName | None
-    text: str | None
-    settings: list[str]
-    request: EvaluationOptions
-    ensemble: bool
-    last: LoadedModel | None = None  # whose data and tokenizer count
+    def __init__(self, options: EvaluateOptions) -> None:
+        from infinito.evaluate.evaluation import EvaluationOptions
+
+        self.options = options
+        self.last: LoadedModel | None = None  # whose data and tokenizer count
+        self.request = EvaluationOptions(
+            options.context, options.stride, options.batch_size,
+            options.all_conventions, options.adapt, options.exact_words,
+        )  # fmt: skip
 
     def subjects(self, references: Sequence[str | None]) -> Iterator[Subject]:
         """What the references name, one at a time."""
         from infinito.checkpoint.discover import resolve_checkpoint
-        from infinito.errors import ConfigError
         from infinito.evaluate.evaluation import check_figures
         from infinito.evaluate.members import model_subject, ngram_subject
         from infinito.load import load_model
 
-        if references[0] == NGRAM:
-            raise ConfigError(
-                f"{NGRAM} counts the tokens of a checkpoint, and none stands before it",
-                f"infinito evaluate CKPT {NGRAM}",
-            )
-        if NGRAM in references and self.request.adapt in ("dynamic", "both"):
-            raise ConfigError(
-                f"--adapt {self.request.adapt}: {NGRAM} has no weights that gradients could change",
-                f"use --adapt cache, or leave {NGRAM} out",
-            )
-        if self.request.exact_words and (self.ensemble or NGRAM in references):
-            raise ConfigError(
-                "--exact-words is of models, without --ensemble and ngram", "drop them"
-            )
         # A wrong name is refused before hours are spent on the others.
         paths = [name if name == NGRAM else resolve_checkpoint(name, "best") for name in references]
         for path in paths:
             if path == NGRAM and self.last is not None:
                 yield ngram_subject(self.last, self.open)
             else:
-                self.last = load_model(path, self.device)
+                self.last = load_model(path, self.options.device)
                 check_figures(self.last, self.request)
                 yield model_subject(self.last)
 
@@ -232,23 +247,23 @@ class _Evaluation:
         from infinito.config.loading import override_config
 
         assert self.last is not None
-        config = override_config(self.last.config, self.settings)
+        config = override_config(self.last.config, self.options.settings or [])
         return open_split(self.last, config, split, "name any text with --text FILE")
 
     def report(self, subject: Subject) -> Report:
         """Evaluate it on the text."""
         from infinito.config.loading import override_config
         from infinito.data.prepare import tokenize_text
+        from infinito.evaluate.evaluation import ScoredText
         from infinito.evaluate.evaluation import evaluate as run
 
         assert self.last is not None
-        if self.text is not None:
+        if (name := self.options.text) is not None:
             field = self.last.config.data.text_field
-            store = tokenize_text(self.text, self.last.tokenizer, field)
-            return run(subject, store, "text", self.text, self.request, self.open)
-        chosen = self.split or DEFAULT_SPLIT
-        config = override_config(self.last.config, self.settings)
-        is_wikitext = config.data.resolved_source == "wikitext-2"
-        name = corpus_name(config)
-        store = self.open(chosen)
-        return run(subject, store, chosen, name, self.request, self.open, is_wikitext)
+            text = ScoredText(tokenize_text(name, self.last.tokenizer, field), "text", name)
+        else:
+            split = self.options.split or DEFAULT_SPLIT
+            config = override_config(self.last.config, self.options.settings or [])
+            is_wikitext = config.data.resolved_source == "wikitext-2"
+            text = ScoredText(self.open(split), split, corpus_name(config), is_wikitext)
+        return run(subject, text, self.request, self.open)

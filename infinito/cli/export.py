@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from infinito.cli.options import CheckpointOption, Json, Reference
+from infinito.cli.options import ChosenCheckpoint, Json, grouped
 from infinito.runtime.paths import command
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     _Writer = Callable[[OpenedCheckpoint, Path, bool], dict[str, Any]]
 
 
+@grouped
 def export(
     to: Annotated[
         Literal["safetensors", "hf", "gguf", "int8"],
@@ -32,8 +33,7 @@ def export(
     output: Annotated[
         Path, typer.Option("--output", metavar="PATH", help="The new file, or folder.")
     ],
-    reference: Reference = None,
-    checkpoint: CheckpointOption = None,
+    chosen: ChosenCheckpoint,
     dtype: Annotated[
         Literal["float32", "float16", "q8_0"] | None,
         typer.Option("--dtype", help="Of the matrices, for gguf alone: float32 unless named."),
@@ -48,13 +48,12 @@ def export(
     and generate read it like any other, and training does not.
     """
     from infinito.cli.output import print_json
-    from infinito.cli.subject import chosen_checkpoint
     from infinito.errors import ConfigError
     from infinito.load import open_checkpoint
 
     if dtype and to != "gguf":
         raise ConfigError(f"--dtype is of --to gguf, and this is --to {to}", "leave --dtype out")
-    path = chosen_checkpoint(reference, checkpoint)
+    path = chosen.path()
     writers: dict[str, _Writer] = {
         "safetensors": _to_safetensors,
         "hf": _to_hf,

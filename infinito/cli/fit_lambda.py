@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infinito.cli.options import CheckpointOption, Device, Json, Reference, Settings
+from infinito.cli.options import ChosenCheckpoint, Device, Json, Settings, grouped
 from infinito.cli.output import print_json, say, table
-from infinito.cli.subject import check_data_settings, chosen_checkpoint
+from infinito.cli.subject import check_data_settings
 
 if TYPE_CHECKING:
     from infinito.train.lambdas import LambdaFit
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 _FILE = "lambda.pt"
 
 
+@grouped
 def fit_lambda(
-    reference: Reference = None,
-    checkpoint: CheckpointOption = None,
+    chosen: ChosenCheckpoint,
     epochs: Annotated[float, typer.Option(help="Passes over the training text.")] = 1.0,
     max_steps: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Steps; wins over --epochs.")
@@ -41,7 +41,7 @@ def fit_lambda(
     head before and after, and the change of the loss with its standard error.
     """
     check_data_settings(settings or [], "fit-lambda", "the model is the checkpoint's")
-    path = chosen_checkpoint(reference, checkpoint)
+    path = chosen.path()
 
     from infinito.checkpoint.atomic import require_new
     from infinito.config.loading import override_config

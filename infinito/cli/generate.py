@@ -6,15 +6,16 @@ import re
 import secrets
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infinito.cli.options import CheckpointOption, Device, Json, Reference
+from infinito.cli.options import ChosenCheckpoint, Device, Json, grouped
 from infinito.cli.output import print_json, say
-from infinito.cli.prompts import read_prompts
-from infinito.cli.subject import chosen_checkpoint, load_subject
+from infinito.cli.prompts import PromptPlace
+from infinito.cli.subject import load_subject
 from infinito.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,45 +28,32 @@ _SEPARATOR = "---"
 _MOST_IN_ONE_DOCUMENT = 10_000  # samples, which are all held until it is printed
 
 
-def generate(
-    reference: Reference = None,
-    checkpoint: CheckpointOption = None,
-    prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help='Text to continue; "" starts a document.')
-    ] = None,
-    prompt_file: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Read the prompt from a UTF-8 file (- is stdin); one final line end is dropped.",
-        ),
-    ] = None,
-    interactive: Annotated[
-        bool,
-        typer.Option("--interactive", help="Continue each line of stdin in turn; Ctrl-D ends."),
-    ] = False,
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How the next token is drawn, as options; the defaults are those of the command alone."""
+
     max_new_tokens: Annotated[
         int, typer.Option(metavar="N", help="Tokens to generate at most.")
-    ] = 200,
+    ] = 200
     temperature: Annotated[
         float, typer.Option(metavar="X", help="Divides the logits; 0 is greedy.")
-    ] = 0.8,
+    ] = 0.8
     top_k: Annotated[
         int, typer.Option(metavar="N", help="Keep the N likeliest tokens; 0 is off.")
-    ] = 50,
+    ] = 50
     top_p: Annotated[
         float, typer.Option(metavar="X", help="Keep the likeliest tokens of mass X; 1 is off.")
-    ] = 0.95,
+    ] = 0.95
     min_p: Annotated[
         float,
         typer.Option(metavar="X", help="Keep tokens X times as likely as the best; 0 is off."),
-    ] = 0.0,
+    ] = 0.0
     repetition_penalty: Annotated[
         float, typer.Option(metavar="X", help="Penalty of tokens seen before; 1 is off.")
-    ] = 1.2,
+    ] = 1.2
     no_repeat_ngram_size: Annotated[
         int, typer.Option(metavar="N", help="Repeat no N tokens in a row; 0 is off.")
-    ] = 0,
+    ] = 0
     num_samples: Annotated[
         int,
         typer.Option(
@@ -73,21 +61,40 @@ def generate(
             help="Continuations; more than one are printed 32 at a time, each with the prompt, "
             f"with a line {_SEPARATOR} between them.",
         ),
-    ] = 1,
+    ] = 1
     seed: Annotated[
         int | None,
         typer.Option(metavar="N", help="Seed of the draws; absent: drawn, and told on stderr."),
-    ] = None,
+    ] = None
     greedy: Annotated[
         bool, typer.Option("--greedy", help="The same as --temperature 0, over which it wins.")
-    ] = False,
+    ] = False
     stop: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="End before this text appears; may be repeated."),
-    ] = None,
+    ] = None
     allow_unknown: Annotated[
         bool, typer.Option("--allow-unknown", help="Let the text <unk> be generated.")
-    ] = False,
+    ] = False
+
+    def config(self) -> SamplingConfig:
+        """The options, checked; a seed is drawn where none was given."""
+        from infinito.generate.sampling_config import SamplingConfig
+
+        values = {name: value for name, value in vars(self).items() if name != "greedy"}
+        values["stop"] = tuple(self.stop or ())
+        if self.greedy:
+            values["temperature"] = 0.0
+        if self.seed is None:
+            values["seed"] = secrets.randbelow(2**32)
+        return SamplingConfig(**values)
+
+
+@grouped
+def generate(
+    chosen: ChosenCheckpoint,
+    place: PromptPlace,
+    sampling: SamplingOptions,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -97,33 +104,18 @@ def generate(
     that --num-samples 1 gives. A line end never ends a continuation; the end of a document does.
     When the model's context is full, its last half is kept.
     """
-    from infinito.generate.sampling_config import SamplingConfig
-
-    chosen_seed = secrets.randbelow(2**32) if seed is None else seed
-    config = SamplingConfig(
-        max_new_tokens=max_new_tokens,
-        temperature=0.0 if greedy else temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        no_repeat_ngram_size=no_repeat_ngram_size,
-        num_samples=num_samples,
-        seed=chosen_seed,
-        stop=tuple(stop or ()),
-        allow_unknown=allow_unknown,
-    )
-    if as_json and num_samples > _MOST_IN_ONE_DOCUMENT:
+    config = sampling.config()
+    if as_json and config.num_samples > _MOST_IN_ONE_DOCUMENT:
         raise ConfigError(
-            f"--num-samples is {num_samples}, and --json prints one document of at most "
+            f"--num-samples is {config.num_samples}, and --json prints one document of at most "
             f"{_MOST_IN_ONE_DOCUMENT}",
             "drop --json: text is printed as it is made; or vary --seed over several documents",
         )
     _check_device(device)
-    prompts = read_prompts(prompt, prompt_file, interactive, as_json)
-    loaded = load_subject(chosen_checkpoint(reference, checkpoint), device)
-    if seed is None and not config.greedy:
-        say(f"seed: {chosen_seed} (give --seed {chosen_seed} for the same text again)")
+    prompts = place.read(as_json)
+    loaded = load_subject(chosen.path(), device)
+    if sampling.seed is None and not config.greedy:
+        say(f"seed: {config.seed} (give --seed {config.seed} for the same text again)")
     for text in prompts:
         if as_json:
             _print_document(loaded, text, config)

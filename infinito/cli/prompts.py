@@ -6,37 +6,63 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterator
-from itertools import compress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from infinito.cli.output import say
 from infinito.errors import ConfigError, DataError
 
 
-def read_prompts(
-    prompt: str | None, prompt_file: str | None, interactive: bool, as_json: bool
-) -> Iterator[str]:
-    """The prompts, from the one place that was named; a file is read at once.
+@dataclass(frozen=True)
+class PromptPlace:
+    """The one place that the prompts come from."""
 
-    Raises:
-        ConfigError: none or several places were named, or the prompt is not text.
-        DataError: the file cannot be read or is not UTF-8.
-    """
-    names = ("--prompt", "--prompt-file", "--interactive")
-    given = list(compress(names, (prompt is not None, prompt_file is not None, interactive)))
-    if len(given) != 1:
-        said = " and ".join(given) + " exclude each other" if given else "there is no prompt"
-        raise ConfigError(said, "give one of --prompt TEXT, --prompt-file FILE and --interactive")
-    if interactive:
-        if as_json:
-            raise ConfigError("--json prints one document and --interactive many", "drop one")
-        return _typed_lines()
-    return iter([_checked(prompt) if prompt_file is None else _file_text(prompt_file)])
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help='Text to continue; "" starts a document.')
+    ] = None
+    prompt_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Read the prompt from a UTF-8 file (- is stdin); one final line end is dropped.",
+        ),
+    ] = None
+    interactive: Annotated[
+        bool,
+        typer.Option("--interactive", help="Continue each line of stdin in turn; Ctrl-D ends."),
+    ] = False
+
+    def read(self, as_json: bool) -> Iterator[str]:
+        """The prompts; a file is read at once.
+
+        Raises:
+            ConfigError: none or several places were named, or the prompt is not text.
+            DataError: the file cannot be read or is not UTF-8.
+        """
+        given = [
+            f"--{name.replace('_', '-')}"
+            for name, value in vars(self).items()
+            if value is not None and value is not False
+        ]
+        if len(given) != 1:
+            said = " and ".join(given) + " exclude each other" if given else "there is no prompt"
+            remedy = "give one of --prompt TEXT, --prompt-file FILE and --interactive"
+            raise ConfigError(said, remedy)
+        if self.interactive:
+            if as_json:
+                raise ConfigError("--json prints one document and --interactive many", "drop one")
+            return _typed_lines()
+        if self.prompt is not None:
+            return iter([_checked(self.prompt)])
+        assert self.prompt_file is not None
+        return iter([_file_text(self.prompt_file)])
 
 
-def _checked(prompt: str | None) -> str:
+def _checked(prompt: str) -> str:
     """The prompt of the command line, where bytes that are no text arrive as half characters."""
-    assert prompt is not None
     try:
         prompt.encode()
     except UnicodeEncodeError as error:

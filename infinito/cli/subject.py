@@ -16,21 +16,6 @@ SplitName = Literal["train", "valid", "test"]
 DEFAULT_SPLIT: SplitName = "valid"
 
 
-def chosen_checkpoint(reference: str | None, checkpoint: str | None) -> Path:
-    """The one of a positional checkpoint and ``--checkpoint`` that was given, else the last run's.
-
-    Of a run it is the best; where one had to be chosen, it is said.
-    """
-    from infinito.checkpoint.discover import resolve_checkpoint
-    from infinito.errors import ConfigError
-
-    if reference is not None and checkpoint is not None and reference != checkpoint:
-        raise ConfigError(
-            f"two checkpoints were given: {reference} and --checkpoint {checkpoint}", "give one"
-        )
-    return resolve_checkpoint(reference if reference is not None else checkpoint, "best")
-
-
 def load_subject(path: Path, device: str) -> LoadedModel:
     """The model of a checkpoint; says where it runs."""
     from infinito.cli.output import say

@@ -16,7 +16,6 @@ from infinito.evaluate.members import Subject, Texts
 from infinito.evaluate.perplexity import Score, resolve_windows, score
 from infinito.evaluate.report import LEAK_BELOW, Adapt, Report
 from infinito.load import LoadedModel
-from infinito.model.count import count_parameters
 
 
 @dataclass(frozen=True)
@@ -50,29 +49,33 @@ def check_figures(loaded: LoadedModel, request: EvaluationOptions) -> None:
         )
 
 
-def evaluate(
-    subject: Subject,
-    store: TokenStore,
-    split: str,
-    corpus: str,
-    request: EvaluationOptions,
-    texts: Texts,
-    is_wikitext: bool = False,
-) -> Report:
-    """Test the models for leaks, then score ``store``.
+@dataclass(frozen=True)
+class ScoredText:
+    """What is scored, in the tokens of a subject, and where it came from.
 
-    Args:
-        subject: what predicts, and where it came from.
-        store: the text, tokenised by the subject's tokenizer.
+    Attributes:
         split: name of the split, or ``text`` for a file of the user's.
         corpus: name of the corpus, or the file.
-        request: how.
-        texts: opens the splits that adaptation is tuned on.
-        is_wikitext: the source of the text is WikiText-2; what a corpus is called proves nothing.
+        is_wikitext: the source is WikiText-2; what a corpus is called proves nothing.
+    """
+
+    store: TokenStore
+    split: str
+    corpus: str
+    is_wikitext: bool = False
+
+
+def evaluate(
+    subject: Subject, text: ScoredText, request: EvaluationOptions, texts: Texts
+) -> Report:
+    """Test the models for leaks, then score ``text``, as ``request`` says.
+
+    ``texts`` opens the splits that adaptation is tuned on.
 
     Raises:
         InfinitoError: as :func:`check_causality`, :func:`score` and :func:`adapt` say.
     """
+    store = text.store
     predictor = subject.predictor
     context, stride, batch_size = windows = resolve_windows(
         predictor, request.context, request.stride, request.batch_size
@@ -81,37 +84,34 @@ def evaluate(
         check_causality(loaded.model, min(context, CHECKED_LENGTH))
     # Words that are refused are refused before the long passes.
     exact = [_exact_words(subject, store, texts, windows)] if request.exact_words else []
-    adaptive = None
-    if request.adapt != "none":
-        adaptive = adapt(subject, store, request.adapt, texts, context, request.stride)
+    adapts = request.adapt != "none"
+    adaptive = (
+        adapt(subject, store, request.adapt, texts, context, request.stride) if adapts else None
+    )
+    source = None if text.split == "text" else text.corpus
     start = time.monotonic()
     result = score(predictor, store, context=context, stride=stride, batch_size=batch_size)
-    measured = Measured(predictor, store, result, batch_size, is_wikitext)
+    measured = Measured(predictor, store, result, batch_size, text.is_wikitext)
     figures = all_conventions(measured) if request.all_conventions else []
     seconds = time.monotonic() - start
     return Report(
         score=result,
-        split=split,
-        corpus=corpus,
+        split=text.split,
+        corpus=text.corpus,
         store=store,
         checkpoint=subject.name,
         step=subject.step,
         tokenizer_kind=predictor.tokenizer.kind,
         vocab_size=predictor.tokenizer.vocab_size,
-        parameters=sum(
-            count_parameters(model.config, model.vocab_size, model.max_positions).total
-            for model in (loaded.model for loaded in subject.models)
-        ),
+        parameters=subject.parameters,
         interval=word_perplexity_interval(result, store, predictor.tokenizer),
         seconds=seconds,
-        bits_lead=why_bits_lead(
-            store, predictor.tokenizer, None if split == "text" else corpus
-        ),
-        warnings=_warnings(subject, store, split, result, is_wikitext),
+        bits_lead=why_bits_lead(store, predictor.tokenizer, source),
+        warnings=_warnings(subject, text, result),
         figures=exact + figures,
         members=subject.members,
         adaptive=adaptive,
-    )  # fmt: skip
+    )
 
 
 def _exact_words(
@@ -133,23 +133,21 @@ def _exact_words(
     )
 
 
-def _warnings(
-    subject: Subject, store: TokenStore, split: str, result: Score, is_wikitext: bool
-) -> list[str]:
-    warnings = []
+def _warnings(subject: Subject, text: ScoredText, result: Score) -> list[str]:
+    warnings, sha256, split = [], text.store.text_sha256, text.split
     for loaded in subject.models:
         known = loaded.data_sha256.get(split)
         which = f"{loaded.path}: " if len(subject.models) > 1 else ""
-        if store.text_sha256 == loaded.data_sha256.get("train"):
+        if sha256 == loaded.data_sha256.get("train"):
             warnings.append(
                 f"{which}this is the text the model was trained on: a measure of memory, not skill"
             )
-        elif known is not None and known != store.text_sha256:
+        elif known is not None and known != sha256:
             warnings.append(
                 f"{which}the {split} text is not the one this checkpoint knew "
                 f"(its sha256 was {known[:12]}...)"
             )
-    if is_wikitext and result.word_perplexity < LEAK_BELOW:
+    if text.is_wikitext and result.word_perplexity < LEAK_BELOW:
         warnings.append(
             f"word perplexity below {LEAK_BELOW:g} on WikiText-2 from scratch: "
             "a leak, not a success"

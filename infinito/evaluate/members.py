@@ -13,6 +13,7 @@ from infinito.evaluate.perplexity import perplexity, resolve_windows, score
 from infinito.evaluate.predictor import ModelPredictor, Predictor
 from infinito.evaluate.tuned import kept_or_found
 from infinito.load import LoadedModel
+from infinito.model.count import count_parameters
 
 #: The tokens of a split of the data that a subject was trained on.
 Texts = Callable[[Literal["train", "valid"]], TokenStore]
@@ -35,6 +36,13 @@ class Subject:
     models: tuple[LoadedModel, ...] = ()
     sources: tuple[LoadedModel, ...] = ()
     members: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the models together."""
+        models = [loaded.model for loaded in self.models]
+        counts = [count_parameters(m.config, m.vocab_size, m.max_positions) for m in models]
+        return sum(count.total for count in counts)
 
 
 def model_subject(loaded: LoadedModel) -> Subject:

@@ -100,11 +100,7 @@ def write_gguf(
     else:
         _add_tokenizer(writer, tokenizer)
     kept = []
-    for name, weight in stock_weights(model, dict(weights)).items():
-        if architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
-            # There a rotation turns neighbours against each other, here the halves of a head.
-            halves = weight.unflatten(0, (-1, 2, model.d_head // 2))
-            weight = halves.transpose(1, 2).flatten(0, 2)
+    for name, weight in _rotated(stock_weights(model, dict(weights)), config).items():
         stored = gguf.GGMLQuantizationType[_GGUF_NAMES[numbers] if weight.ndim > 1 else "F32"]
         if stored.name == "Q8_0" and weight.shape[1] % 32:
             stored = gguf.GGMLQuantizationType.F16
@@ -118,6 +114,16 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return kept
+
+
+def _rotated(weights: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
+    """In llama a rotation turns neighbours against each other, here the halves of a head."""
+    if stock_architecture(config.model) == "llama":
+        for name, weight in weights.items():
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                halves = weight.unflatten(0, (-1, 2, config.model.d_head // 2))
+                weights[name] = halves.transpose(1, 2).flatten(0, 2)
+    return weights
 
 
 def _add_shape(writer: GGUFWriter, config: Config, vocab_size: int) -> None:

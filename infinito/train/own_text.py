@@ -114,13 +114,7 @@ def own_text_config(
     with reading(alone=True):  # the run tells all this again
         config = resolve(config)
         dataset = prepare(config, cache=cache)
-    n_tokens, length = dataset.splits["train"].n_tokens, config.data.sequence_length
-    most = 16 if config.device == "cpu" else 64
-    sequences = _PASSES * sequences_per_epoch(n_tokens, length)
-    batch = max((b for b in (4, 8, 16, 32, 64) if b <= most and b * _ENOUGH_STEPS <= sequences),
-                default=4)  # fmt: skip
-    chosen.choose(f"sequences a step: {_PASSES} passes in {_ENOUGH_STEPS} steps, 4 to {most} of "
-                  f"them on {config.device}", {"training.batch_size": batch})  # fmt: skip
+    _choose_batch(chosen, config, dataset.splits["train"].n_tokens)
     budget = _Budget(chosen, dataset, 60 * minutes)
     budget.choose_model()
     words = dataset.tokenizer.decode(dataset.splits["valid"].tokens[:40].tolist()).split()
@@ -129,6 +123,15 @@ def own_text_config(
         {"training.sample_prompt": " ".join(words[:4])[:40]},
     )
     return budget.choose_steps(), chosen.rows
+
+
+def _choose_batch(chosen: _Choices, config: Config, n_tokens: int) -> None:
+    most = 16 if config.device == "cpu" else 64
+    sequences = _PASSES * sequences_per_epoch(n_tokens, config.data.sequence_length)
+    batch = max((b for b in (4, 8, 16, 32, 64) if b <= most and b * _ENOUGH_STEPS <= sequences),
+                default=4)  # fmt: skip
+    chosen.choose(f"sequences a step: {_PASSES} passes in {_ENOUGH_STEPS} steps, 4 to {most} of "
+                  f"them on {config.device}", {"training.batch_size": batch})  # fmt: skip
 
 
 class _Budget:

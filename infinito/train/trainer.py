@@ -44,6 +44,7 @@ from infinito.load import (
 )
 from infinito.model.attention import head_lambdas
 from infinito.model.count import count_parameters
+from infinito.model.language_model import LanguageModel
 from infinito.model.roles import Role, declared_parameters
 from infinito.optim.average import Average
 from infinito.optim.optimizers import Optimizers
@@ -103,15 +104,7 @@ class Trainer:
         self.device = torch.device(config.device)
         require_memory(config, dataset.tokenizer.vocab_size, frozen=trainable is not None)
         seed_everything(config.seed)
-        self.model = build_model(config, dataset.tokenizer.vocab_size)
-        if weights is not None:
-            load_weights(self.model, weights)
-        if trainable is not None:
-            for _, parameter, role in declared_parameters(self.model):
-                parameter.requires_grad_(role is trainable)
-        self.model.to(self.device)
-        self.model.checkpoint_activations = training.activation_checkpointing
-        self.model.use(Plan.from_text(training.fusion_plan))
+        self.model = self._built_model(weights, trainable)
         with self._arithmetic():
             check_causality(self.model)
             check_causality(self.model, training=True)
@@ -129,6 +122,20 @@ class Trainer:
         self.last_learning_rate = 0.0
         if training.fusion in COMPILED:
             compile_blocks(self.model, self._probe_compiled)
+
+    def _built_model(
+        self, weights: dict[str, Tensor] | None, trainable: Role | None
+    ) -> LanguageModel:
+        model, training = build_model(self.config, self.tokenizer.vocab_size), self.config.training
+        if weights is not None:
+            load_weights(model, weights)
+        if trainable is not None:
+            for _, parameter, role in declared_parameters(model):
+                parameter.requires_grad_(role is trainable)
+        model.to(self.device)
+        model.checkpoint_activations = training.activation_checkpointing
+        model.use(Plan.from_text(training.fusion_plan))
+        return model
 
     # -- the algorithm ------------------------------------------------------------------------
 
