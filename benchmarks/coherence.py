@@ -1,10 +1,12 @@
 """What a model writes beside what people wrote: how likely, how varied, how repetitive.
 
-    python benchmarks/coherence.py CHECKPOINT [JUDGE ...] [--prompts N] [--words N] [--data DIR]
+    python benchmarks/coherence.py CHECKPOINT [JUDGE ... [ngram]] [--prompts N] [--words N]
+        [--data DIR]
 
 Prompts are taken at equal distances from the validation text; the model continues each by as many
 words as the human text that follows it is long. The judges, the model itself if none is named,
-are mixed with equal weights and give the mean nats a word, with their own tokens' ends in it. A
+give the mean nats a word, with their own tokens' ends in it: several as the ensemble that
+``infinito evaluate ... --ensemble`` makes of them, with the weights of the validation text. A
 continuation far likelier than the human one is dull, one far less likely is no text; repetition
 stands beside. Greedy decoding is reported, not recommended.
 """
@@ -21,16 +23,19 @@ import numpy as np
 
 from infinito.checkpoint.discover import resolve_checkpoint
 from infinito.config.loading import override_config
+from infinito.config.schema import SplitName
 from infinito.data.prepare import prepare
-from infinito.evaluate.mixture import Ensemble
+from infinito.data.token_store import TokenStore
+from infinito.evaluate.members import ensemble_subject, model_subject, ngram_subject
 from infinito.evaluate.perplexity import stream_nats
-from infinito.evaluate.predictor import ModelPredictor, Predictor
+from infinito.evaluate.predictor import Predictor
 from infinito.evaluate.repetition import HUMAN_REP, distinct, rep, seq_rep, words_of
 from infinito.evaluate.windows import sliding_windows
 from infinito.generate.engine import generate
 from infinito.generate.sampling_config import SamplingConfig
 from infinito.load import LoadedModel, load_model
 
+NGRAM = "ngram"
 PROMPT_WORDS = 32
 WORD = re.compile(r"[^\S\n]*(?:\n|\S+)")  # with the space before it; a line end is one
 DECODING = {
@@ -94,18 +99,26 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=128)
     parser.add_argument("--data", type=Path, help="directory of the corpus, if it moved")
     options = parser.parse_args()
-    models = [load_model(resolve_checkpoint(name, "best")) for name in options.checkpoints]
+    named = options.checkpoints
+    models = [load_model(resolve_checkpoint(name, "best")) for name in named if name != NGRAM]
     writer, judges = models[0], models[1:] or models
-    judge = Ensemble(
-        [ModelPredictor(each.model, each.tokenizer) for each in judges],
-        [str(each.path) for each in judges],
-    )
     moved = [f"data.path={options.data}"] if options.data else []
     config = override_config(writer.config, moved)
-    valid = prepare(config, tokenizer=writer.tokenizer, splits=("valid",)).splits["valid"]
+
+    def texts(split: SplitName) -> TokenStore:
+        return prepare(config, tokenizer=writer.tokenizer, splits=(split,)).splits[split]
+
+    subjects = [model_subject(each) for each in judges]
+    if NGRAM in named:
+        subjects.append(ngram_subject(judges[0], texts))
+    several = len(subjects) > 1
+    judged = ensemble_subject(subjects, texts, None, None, None) if several else subjects[0]
+    judge, valid = judged.predictor, texts("valid")
     chosen = pairs(writer.tokenizer.decode(valid.tokens.tolist()), options.prompts, options.words)
     prompts = [pair.prompt for pair in chosen]
-    print(f"writer {writer.path}; judged by {', '.join(str(each.path) for each in judges)}")
+    print(f"writer {writer.path}; judged by {judged.name}")
+    for member in judged.members:
+        print(f"- weight {member['weight']:.3f}: {member['checkpoint']}")
     print("| text | nats a word | distinct-1 | 2 | 3 | 4 | seq-rep-4 | rep-128 | words |")
     print("|---|---|---|---|---|---|---|---|---|")
     print(f"| human | {row(judge, prompts, [pair.human for pair in chosen])} |", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,7 @@ import pytest
 from infinito.config.loading import config_from_plain
 from infinito.evaluate.repetition import words_of
 from infinito.train.trainer import Trainer
-from tests.support import ROOT, tiny_settings
+from tests.support import ROOT, tiny_settings, write_text
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +41,22 @@ def test_every_row_is_filled(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    trainer = Trainer(config_from_plain(tiny_settings(tmp_path, training__max_steps=1), "test"))
+    valid = write_text(tmp_path / "valid.txt", paragraphs=4, seed=1)
+    settings = tiny_settings(tmp_path, training__max_steps=1, data__valid_file=str(valid))
+    trainer = Trainer(config_from_plain(settings, "test"))
     trainer.train_step()
     trainer.save(tmp_path / "model.pt")
     path = str(tmp_path / "model.pt")
-    arguments = ["coherence", path, path, path, "--prompts", "2", "--words", "12"]
+    arguments = ["coherence", path, path, "ngram", "--prompts", "2", "--words", "12"]
     monkeypatch.setattr(sys, "argv", arguments)
     coherence.main()
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    lines = capsys.readouterr().out.splitlines()
+    [entry] = json.loads((tmp_path / "tuned.json").read_text())["found"]
+    for line, weight in zip(lines[1:3], entry["answer"]["weights"], strict=True):
+        assert line.startswith(f"- weight {weight:.3f}: ")
+    rows = [line for line in lines if line.startswith("| ")]
     assert len(rows) == 2 + len(coherence.DECODING)
     assert all(len(row.split("|")) == 11 for row in rows)
     human = rows[1].split("|")
-    assert 2 < float(human[2]) < 60
+    assert 0.2 < float(human[2]) < 60  # n-grams know the text by heart
     assert 0 < float(human[3]) <= 1
