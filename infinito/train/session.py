@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from infinito.distributed.ranks import (
     world_size,
 )
 from infinito.errors import DivergedError, Interrupted
-from infinito.load import OpenedCheckpoint
 from infinito.runtime.events import note, reading
 from infinito.runtime.memory import garbage_found_early, keep_freed_memory
 from infinito.runtime.paths import command, shown
@@ -51,18 +50,23 @@ def start(config: Config, *, name: str, dry_run: bool) -> None:
     """Train a new run of ``config``; ``name`` names its directory where the config does not."""
     config, origin = inherited(config)
     config = resolve(config)
-    if dry_run:
-        rehearse(_new_trainer(config, origin, Cache(read_only=True)))
-        return
-    if not is_first():
-        follow(_new_trainer(config, origin, Cache()))
-        return
-    wanted = Path(config.output_dir) if config.output_dir else None
-    directory = RunDirectory.create(wanted, name, keep_last=config.training.keep_last)
-    with directory:
+    directory = None
+    if is_first() and not dry_run:
+        wanted = Path(config.output_dir) if config.output_dir else None
+        directory = RunDirectory.create(wanted, name, keep_last=config.training.keep_last)
         config = config.model_copy(update={"output_dir": str(directory.path.resolve())})
-        trainer = _new_trainer(config, origin, Cache())
-        carry_out(trainer, directory)
+    with directory or nullcontext():
+        with first_goes_ahead():
+            tokenizer = origin.tokenizer if origin else None
+            dataset = prepare(config, tokenizer=tokenizer, cache=Cache(read_only=dry_run))
+        weights = origin.weights() if origin else None
+        trainer = Trainer(fit_step(config, dataset), dataset, weights)
+        if dry_run:
+            rehearse(trainer)
+        elif directory is None:
+            follow(trainer)
+        else:
+            carry_out(trainer, directory)
 
 
 def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
@@ -121,12 +125,6 @@ def follow(trainer: Trainer) -> None:
         run(trainer, [Evaluate(trainer.config.training.eval_every), stopping, Save(None)])
     if stopping.number and not trainer.finished:
         sys.exit(128 + stopping.number)  # the first one tells
-
-
-def _new_trainer(config: Config, origin: OpenedCheckpoint | None, cache: Cache) -> Trainer:
-    with first_goes_ahead():
-        dataset = prepare(config, tokenizer=origin.tokenizer if origin else None, cache=cache)
-    return Trainer(fit_step(config, dataset), dataset, origin.weights() if origin else None)
 
 
 @contextmanager
