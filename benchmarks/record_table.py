@@ -72,6 +72,7 @@ def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     settings: dict[Any, Any] = {
         "svg.hashsalt": "infinito", "svg.fonttype": "none", "font.size": 9, "text.color": _INK,
@@ -92,13 +93,19 @@ def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
                 axes.plot(across, down, color=colour, label=row["name"] if first else None)
                 end = row["training_flops"] if place == 0 else row["minutes"]
                 axes.plot([end], [row["valid"]["word_perplexity"]], "o", color=colour)
+            lowest = min(valid for valid, _ in ANCHORS.values())
             for name, (valid, _) in ANCHORS.items():
                 axes.axhline(valid, color=_INK, linewidth=0.8, linestyle="--")
                 axes.annotate(
                     f"{name}: {valid:g}", (0.01, valid), xycoords=("axes fraction", "data"),
-                    xytext=(0, 2), textcoords="offset points", fontsize=7,
+                    xytext=(0, -8 if valid == lowest else 2), textcoords="offset points",
+                    fontsize=7,
                 )  # fmt: skip
             axes.set(xscale="log", yscale="log", xlabel=label)
+            for axis in [axes.yaxis, *([axes.xaxis] if place else [])]:  # FLOPs keep their powers
+                axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
             axes.spines[["top", "right"]].set_visible(False)
             if place == 0:
                 axes.set_ylabel("validation word perplexity")

@@ -108,10 +108,15 @@ def _contexts(measured: Measured) -> list[Figure]:
 
 
 def _second_halves(measured: Measured) -> list[Figure]:
-    """llama.cpp: disjoint chunks, each after an eos of its own, the second half scored."""
+    """llama.cpp: an eos and the text in disjoint chunks, the second half of each scored.
+
+    The first token of each chunk is read as an eos, as the tool does with the start id of a file
+    that ``export --to gguf`` writes.
+    """
     tokenizer, tokens = measured.predictor.tokenizer, measured.store.tokens.astype(np.int64)
     if tokenizer.kind != "word":  # its text has no separators
-        tokens = tokens[tokens != tokenizer.eos_id]
+        text = "".join(document_texts(measured.store, tokenizer))
+        tokens = np.array([tokenizer.eos_id, *tokenizer.encode(text)], dtype=np.int64)
     chunk = min(_LLAMA_CPP_CHUNK, measured.score.context)
     windows = list(second_half_windows(len(tokens), chunk))
     scored = sum(window.end - window.scored_from for window in windows)

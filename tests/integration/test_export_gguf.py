@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from infinito.generate.sampling_config import SamplingConfig
 from infinito.load import LoadedModel, load_model
 from infinito.train.trainer import Trainer
 from tests.command_support import infinito
-from tests.support import tiny_settings
+from tests.support import tiny_settings, write_text
 
 _STOCK = {"model__activation": "swiglu", "model__n_kv_heads": 1}
 CASES: dict[str, dict[str, Any]] = {
@@ -105,6 +106,30 @@ def says_what_llama_cpp_says(ours: LoadedModel, file: Path, exact: bool) -> None
             assert int(theirs.scores[theirs.n_tokens - 1].argmax()) == token
             theirs.eval([token])
     theirs.close()
+
+
+def test_the_chunks_of_evaluate_are_those_of_llama_cpp(tmp_path: Path) -> None:
+    llama_cpp: Any = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    path, target = trained(tmp_path, **_STOCK), tmp_path / "model.gguf"
+    assert infinito("export", path, "--to", "gguf", "--output", target).code == 0
+    text = write_text(tmp_path / "other.txt", paragraphs=9, seed=3)
+    told = infinito("evaluate", path, "--text", text, "--all-conventions", "--json")
+    found = json.loads(told.out)["conventions"]["token_perplexity_second_half"]
+
+    # As tools/perplexity/perplexity.cpp goes about it, by llama.cpp's own ids and logits.
+    options = {"n_threads": 1, "logits_all": True, "verbose": False}
+    theirs = llama_cpp.Llama(str(target), n_ctx=96, type_k=0, type_v=0, **options)
+    ids = theirs.tokenize(text.read_bytes(), add_bos=True, special=False)
+    nats = []
+    for start in range(0, len(ids) - 95, 96):
+        theirs.reset()
+        theirs.eval([theirs.token_bos(), *ids[start + 1 : start + 96]])
+        logits = torch.tensor(theirs.scores[48:95]).double()
+        targets = torch.tensor(ids[start + 49 : start + 96])
+        nats.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
+    theirs.close()
+    assert len(nats) > 2
+    assert found == pytest.approx(float(torch.cat(nats).mean().exp()), rel=1e-4)
 
 
 @pytest.mark.parametrize(
