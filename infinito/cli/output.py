@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -112,10 +113,14 @@ def _rich_table(
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     least = [w if right else min(w, _FOLDED) for w, right in zip(widths, numeric, strict=True)]
     if sum(least) + 3 * len(least) - 1 > console.width:
+        # Words stay whole: a path or a command is there to be copied.
+        lines = textwrap.TextWrapper(
+            console.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
         for row in cells:
             for header, cell in zip(headers, row, strict=True):
                 if cell:
-                    print(f"{header}: {cell}")
+                    print(lines.fill(f"{header}: {cell}"))
             print()
         return
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
@@ -92,11 +94,20 @@ def find_files(reference: str, key: str) -> FoundFiles:
         files, others = _sorted_out((m for m in matches if not os.path.isdir(m)), _is_readable)
         pattern = any(character in reference for character in "*?[")
         what = f"no file matches {reference}" if pattern else f"{path} does not exist"
-        remedy = "correct the path" if key.startswith("--") else f"correct it, or --set {key}=PATH"
+        remedy = _like(path) or f"correct the path; it was looked for in {path.absolute().parent}"
+        remedy += "" if key.startswith("--") else f" (--set {key}=PATH)"
     if not files:
         raise DataError(f"{key}: {what}{_passed_over(others)}", remedy)
     count = "1 file" if len(files) == 1 else f"{len(files)} files"
     return FoundFiles(files, f"{reference}: {count}{_passed_over(others)}")
+
+
+def _like(path: Path) -> str:
+    """A question after what lies where ``path`` should, under a name like its own."""
+    with suppress(OSError, ValueError):
+        [name] = get_close_matches(path.name, os.listdir(path.parent), 1, 0.7)
+        return f"did you mean {path.parent / name}?"
+    return ""
 
 
 def _sorted_out(

@@ -14,6 +14,7 @@ from infinito.load import load_model
 from infinito.model.count import count_flops, count_parameters
 from infinito.report.run_log import RunLog
 from infinito.report.surprise import surprise
+from infinito.runtime.events import reading
 
 #: Tokens of the validation text that are coloured, and windows of it whose attention is read.
 _TOKENS, _WINDOWS = 400, 8
@@ -55,7 +56,8 @@ def view_model(run: RunLog) -> ModelView:
             "flops_per_token": count_flops(config.model, vocabulary, 1, length).training / length,
             "vocabulary": vocabulary,
         }
-        store = prepare(config, tokenizer=loaded.tokenizer, splits=("valid",)).splits["valid"]
+        with reading(alone=True):  # the run has told what there is to say of its data
+            store = prepare(config, tokenizer=loaded.tokenizer, splits=("valid",)).splits["valid"]
         tokens, table = store.tokens[:_TOKENS].tolist(), loaded.tokenizer.token_bytes()
         known["tokens"] = [table[token].decode(errors="backslashreplace") for token in tokens]
         known["pieces"] = surprise(loaded, tokens)

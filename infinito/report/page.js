@@ -339,7 +339,7 @@ const visible = (text) => (text === "" ? "end of document" : text.replace(/\n/g,
 function map(weights, layer, head, of, readout) {
   const bytes = Uint8Array.from(atob(weights), (letter) => letter.charCodeAt(0));
   const name = `layer ${layer}, head ${head}`;
-  const canvas = el("canvas", { width: of.size, height: of.size, role: "img", "aria-label":
+  const canvas = el("canvas", { width: of.size, height: of.size, tabindex: "0", role: "img", "aria-label":
     `Attention of ${name}: entropy ${precise(of.heads.find((h) => h.layer === layer && h.head === head).normalised_entropy)} of the largest` });
   const paint = () => {
     const [red, green, blue] = getComputedStyle(canvas).getPropertyValue("--map").match(/[\da-f]{2}/g)
@@ -350,21 +350,38 @@ function map(weights, layer, head, of, readout) {
   };
   for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", paint);
   setTimeout(paint);
-  canvas.addEventListener("pointermove", (event) => {
-    const place = canvas.getBoundingClientRect();
-    const at = (offset, whole) => Math.min(of.size - 1, Math.max(0, Math.floor((offset / whole) * of.size)));
-    const [query, key] = [at(event.clientY - place.top, place.height), at(event.clientX - place.left, place.width)];
-    if (key > query) { readout.textContent = `${name}: a later token, never seen`; return; }
+  let [query, key] = [of.size - 1, 0];
+  const show = () => {
+    const seen = `${name}: “${visible(of.tokens[query])}” (${query}) looks at “${visible(of.tokens[key])}” (${key})`;
     const weight = of.faintest ** (1 - bytes[query * of.size + key] / 255);
-    readout.textContent = `${name}: “${visible(of.tokens[query])}” (${query}) looks at `
-      + `“${visible(of.tokens[key])}” (${key}) with weight ${weight <= of.faintest ? "below " : ""}${weight.toPrecision(2)}`;
+    readout.textContent = key > query ? `${name}: a later token, never seen`
+      : `${seen} with weight ${weight <= of.faintest ? "below " : ""}${weight.toPrecision(2)}`;
+  };
+  const within = (at) => Math.min(of.size - 1, Math.max(0, at));
+  const point = (event) => {
+    const place = canvas.getBoundingClientRect();
+    query = within(Math.floor(((event.clientY - place.top) / place.height) * of.size));
+    key = within(Math.floor(((event.clientX - place.left) / place.width) * of.size));
+    show();
+  };
+  for (const kind of ["pointerdown", "pointermove"]) canvas.addEventListener(kind, point);
+  canvas.addEventListener("focus", show);
+  canvas.addEventListener("keydown", (event) => {
+    const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+    const ends = { Home: [0, -of.size], End: [0, of.size] };
+    const move = moves[event.key] || ends[event.key];
+    if (!move) return;
+    event.preventDefault();
+    query = within(query + move[0]);
+    key = Math.min(query, within(key + move[1]));
+    show();
   });
   return canvas;
 }
 
 function attentionOf(run) {
   const of = run.attention;
-  const readout = el("p", { class: "readout", "aria-live": "polite" });
+  const readout = el("p", { class: "readout weight", "aria-live": "polite" });
   const heads = of.maps[0].map((_, head) => el("th", { scope: "col" }, `head ${head}`));
   const rows = of.maps.map((layer, number) => el("tr", {}, el("th", { scope: "row" }, `layer ${number}`),
     ...layer.map((weights, head) => {
@@ -376,7 +393,8 @@ function attentionOf(run) {
   return [
     el("p", {}, `The first ${of.size} tokens of the validation text (${run.source}): queries downwards, keys to `
       + `the right, weights on a logarithmic scale from ${of.faintest} to 1. Below each map: entropy as a part of `
-      + `the largest possible (1: all tokens alike; near 0: one token), over ${of.windows}.`),
+      + `the largest possible (1: all tokens alike; near 0: one token), over ${of.windows}. Point at a map, tap it, `
+      + "or focus it and use the arrow keys, to read a weight."),
     readout,
     el("div", { class: "maps", tabindex: "0", role: "region", "aria-label": "attention maps" },
       el("table", {}, el("thead", {}, el("tr", {}, el("td"), ...heads)), el("tbody", {}, ...rows))),

@@ -20,6 +20,7 @@ from infinito.config.loading import load_config, override_config
 from infinito.config.overrides import parse_overrides
 from infinito.config.schema import Config
 from infinito.data.cache import Cache
+from infinito.data.files import find_files
 from infinito.data.order import sequences_per_epoch
 from infinito.data.prepare import Dataset, prepare
 from infinito.data.sources import open_corpus
@@ -95,6 +96,7 @@ def own_text_config(
         DataError: the text is missing, unreadable, too small, or too large for so little time.
         ConfigError: what the user set makes no config.
     """
+    find_files(path, "--data")  # what is wrong with it is told of the option that was typed
     chosen = _Choices(settings, extra, {"data.train_file": path})
     config = chosen.config()
     if config.training.init_from:

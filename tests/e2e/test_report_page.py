@@ -51,6 +51,22 @@ addEventListener("load", () => setTimeout(() => {
   seen.maps = document.querySelectorAll("canvas").length;
   const pixels = document.querySelector("canvas").getContext("2d").getImageData(0, 0, 1, 1).data;
   seen.first = pixels[3];
+  const map = document.querySelector("canvas");
+  const weight = document.querySelector(".weight");
+  const said = [weight.textContent];
+  map.focus();
+  said.push(weight.textContent);
+  for (const key of ["End", "ArrowUp", "ArrowLeft", "ArrowDown", "Home"]) {
+    press(map, key);
+    said.push(weight.textContent);
+  }
+  const place = map.getBoundingClientRect();
+  const corner = {clientX: place.left + 1, clientY: place.top + 1};
+  map.dispatchEvent(new PointerEvent("pointerdown", corner));
+  said.push(weight.textContent);
+  const places = /\\((\\d+)\\).*\\((\\d+)\\) with weight/;
+  seen.weights = said.map((text) => text.match(places)?.slice(1).join() ?? text);
+  seen.weightCut = weight.scrollWidth - weight.clientWidth;
   seen.requests = performance.getEntriesByType("resource").map((entry) => entry.name);
   const reached = document.querySelectorAll("[tabindex]:not(main),input,button,canvas,svg");
   seen.nameless = [...reached].filter((one) => !one.getAttribute("aria-label")
@@ -119,6 +135,8 @@ def test_it_works_and_asks_for_nothing(page: Path, tmp_path: Path) -> None:
     assert len(seen["expected"]) == 5
     assert seen["maps"] == 4
     assert seen["first"] == 255  # the first token sees itself alone
+    moves = ["15,0", "15,15", "14,14", "14,13", "15,13", "15,0", "0,0"]
+    assert seen["weights"] == ["", *moves]  # before, on focus, by five keys, by a tap
 
 
 def test_a_phone_scrolls_in_one_direction_only(page: Path, tmp_path: Path) -> None:
@@ -126,6 +144,7 @@ def test_a_phone_scrolls_in_one_direction_only(page: Path, tmp_path: Path) -> No
     assert seen["width"] == 390
     assert seen["overflow"] <= 0
     assert seen["cut"] <= 0
+    assert seen["weightCut"] <= 0
 
 
 def test_the_probe_can_fail(page: Path, tmp_path: Path) -> None:

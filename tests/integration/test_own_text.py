@@ -132,7 +132,8 @@ def test_dry_run_writes_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) ->
     ("arguments", "code", "words"),
     [
         (["--data", "tiny.txt"], 3, "bytes of text to learn from, and 20000 are the least"),
-        (["--data", "nowhere.txt"], 3, "nowhere.txt does not exist"),
+        (["--data", "nowhere.txt"], 3, "--data: nowhere.txt does not exist\nhelp: correct"),
+        (["--data", "larg.txt"], 3, "help: did you mean large.txt?"),
         (["--data", ""], 2, "--data must not be empty"),
         (["--data", "tiny.txt", "--config", "x.yaml"], 2, "--config cannot go with it"),
         (["--data", "tiny.txt", "--resume", "run"], 2, "--resume cannot go with it"),

@@ -98,6 +98,14 @@ def test_a_terminal_gets_a_drawn_table_and_no_color_is_honoured() -> None:
     assert "─" not in dumb
 
 
+def test_a_narrow_terminal_gets_whole_words() -> None:
+    cells = ("one two three four", "pip install infinito[x]", "a/long/path/of/a-file.pt", "-" * 16)
+    script = f"from infinito.cli.output import table; table(('a', 'b', 'c', 'd'), [{cells}])"
+    shown = on_a_terminal(script, COLUMNS="20")
+    assert shown.split() == f"a: {cells[0]} b: {cells[1]} c: {cells[2]} d: {cells[3]}".split()
+    assert "\r\n  four\r\n" in shown
+
+
 def test_help_on_a_terminal_is_the_same_plain_text() -> None:
     script = "from infinito.cli.main import main; main(['--help'])"
     shown = on_a_terminal(script)

@@ -208,6 +208,7 @@ def test_several_runs_go_beside_the_first_and_differ_in_what_differs(
     assert (done.code, done.out) == (0, f"{tmp_path / 'report' / 'report.html'}\n"), done.err
     page = (tmp_path / "report" / "report.html").read_text()
     assert json.loads(_data(page))["differences"] == [["seed", "8", "7"]]
+    assert "held out" not in done.err  # each run has said that of its data
 
 
 def test_what_a_run_lacks_is_left_out_with_the_reason(place: Path, tmp_path: Path) -> None:
