@@ -20,7 +20,7 @@ BROWSER = next(
 pytestmark = pytest.mark.skipif(not BROWSER, reason="no chromium is installed")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom",
-    "--enable-logging=stderr", "--disable-background-networking", "--virtual-time-budget=4000",
+    "--enable-logging=stderr", "--disable-background-networking", "--virtual-time-budget=20000",
 )  # fmt: skip
 # Runs after the page's own script; what it returns is found in the dumped document.
 PROBE = """
@@ -78,12 +78,14 @@ addEventListener("load", () => setTimeout(() => {
 }, 300));
 </script>
 """
-OUTER = """<script>setTimeout(() => {
+OUTER = """<script>const waiting = setInterval(() => {
+  const seen = document.querySelector("iframe").contentDocument.querySelector("#seen");
+  if (!seen) return;
+  clearInterval(waiting);
   const out = document.body.appendChild(document.createElement("pre"));
   out.id = "out";
-  const inner = document.querySelector("iframe").contentDocument;
-  out.textContent = inner.querySelector("#seen").textContent;
-}, 2500);</script>"""
+  out.textContent = seen.textContent;
+}, 100);</script>"""
 EARLY = (
     "<script>window.seenErrors = []; addEventListener('error', (e) => seenErrors.push(e.message));"
     "addEventListener('securitypolicyviolation', (e) => seenErrors.push(e.blockedURI));</script>"
