@@ -10,7 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -48,8 +48,7 @@ def bench_fusion(configs: Sequence[Config], vocab_size: int, rounds: int) -> dic
     require_writable_cache()
     keep_freed_memory()  # as `infinito train` does
     found = [_bench_shape(_plain(config), vocab_size, rounds) for config in configs]
-    device = configs[0].device if configs else "cpu"
-    return {"device": device, "threads": torch.get_num_threads(), "shapes": found}
+    return {"threads": torch.get_num_threads(), "shapes": found}
 
 
 def _plain(config: Config) -> Config:
@@ -59,13 +58,14 @@ def _plain(config: Config) -> Config:
 def _bench_shape(config: Config, vocab_size: int, rounds: int) -> dict[str, Any]:
     shape = step_shape(config)
     note(f"{shape.batch} x {shape.length} tokens of width {shape.width}")
-    operations = bench_operations(shape, rounds)
+    measured = replace(shape, vocabulary=vocab_size)
+    operations = bench_operations(measured, rounds)
     timer = StepTimer(config, vocab_size)
     search = search_plans(shape, timer.operations(), timer.ratio)
     speeds = level_speeds(timer, shape, search[0].plan)
     path = keep_speeds(speeds, shape, config.device)
     return {
-        "shape": {**asdict(shape), "dtype": str(shape.dtype).removeprefix("torch.")},
+        "shape": {**asdict(measured), "dtype": str(shape.dtype).removeprefix("torch.")},
         "device": device_name(config.device),
         "operations": operations,
         "plans": [{"plan": str(p.plan), "time_ratio": p.time_ratio} for p in search],

@@ -76,7 +76,8 @@ def _show(fit: LambdaFit, source: dict[str, Any], json: bool) -> None:
     ]
     table(["layer", "head", "lambda before", "after", "change"], rows)
     print(f"valid loss: {fit.loss_before:.4f} -> {fit.loss_after:.4f} nats per token")
-    print(f"change:     {fit.change:+.5f} +- {fit.noise:.5f} (standard error)")
+    verdict = "" if fit.is_shown else ": nothing is shown, it is within twice that"
+    print(f"change:     {fit.change:+.5f} +- {fit.noise:.5f} (standard error){verdict}")
     kept = f"kept step {fit.best_step}" if fit.best_step else "kept the start: nothing was better"
     say(f"{kept} ({fit.tokens} training tokens seen)")
     say(f"wrote {source['output']}")

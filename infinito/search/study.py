@@ -99,7 +99,8 @@ class Study:
         while not self._is_stalled():
             jobs = self._next_batch()
             if not jobs:
-                return "the space is used up" if self._held is None else "the budget is spent"
+                is_spent = self._held is not None or self.budget - self._spent <= _ROUNDING
+                return "the budget is spent" if is_spent else "the space is used up"
             for job, trial in zip(jobs, self._carried_out(jobs), strict=True):
                 self._tell(job, trial)
         return "the best has stopped improving"
@@ -107,7 +108,7 @@ class Study:
     def _next_batch(self) -> list[Job]:
         jobs: list[Job] = []
         left = self.budget - self._spent + _ROUNDING
-        while len(jobs) < self.workers:
+        while len(jobs) < self.workers and left > 2 * _ROUNDING:
             self._held = self._held or self.schedule.ask()
             if self._held is None or self._held.fraction > left:
                 break

@@ -6,12 +6,14 @@ confidence bound (Kocsis and Szepesvari, 2006)
 
     mean reward + C sqrt(ln(visits of the node) / visits of the child).
 
-New values come while children < visits ** a (progressive widening, Couetoux et al., 2011), so that
-ranges can be searched too. Below the tree a walk is all new values; as programs that play games
-do (move-average sampling, Finnsson and Bjornsson, 2008), it draws most of them from what did well
-elsewhere: each walk has a guide among the best trials so far, and takes its choices, and values
-near its own in a range, the nearer the more values are known. The reward of a trial is made of
-its rank among all so far.
+The first walks are laid out: a few more than there are parameters, each in another share of every
+parameter's positions (a Latin hypercube: McKay, Beckman and Conover, 1979), so that what follows
+does not hang on the first value or two. New values come while children < visits ** a (progressive
+widening, Couetoux et al., 2011), so that ranges can be searched too. Below the tree a walk is all
+new values; as programs that play games do (move-average sampling, Finnsson and Bjornsson, 2008), it
+draws most of them from what did well elsewhere: each walk has a guide among the best trials so far,
+and takes its choices, and values near its own in a range, the nearer the more values are known. The
+reward of a trial is made of its rank among all so far.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ WIDENING_OF_CHOICES, WIDENING_OF_RANGES = 0.33, 0.75
 UNIFORM = 0.2
 #: A value near the guide's lies between the known ones so many places to each side.
 NEIGHBOURS = 2
+#: How many more walks are laid out than there are parameters.
+LAID_OUT = 2
 #: Walks that end at nothing fresh before a candidate is drawn at random.
 _WALKS = 1000
 
@@ -65,9 +69,17 @@ class TreeSearch:
         self._rewards: list[float] = []
         self._best_first: list[int] = []
         self._guide: Assignment = {}
+        parameters = candidates.space.parameters
+        shares = range(len(parameters) + LAID_OUT)
+        self._shares = {p.key: self._random.sample(shares, len(shares)) for p in parameters}
 
     def ask(self) -> Assignment | None:
-        """Walk until a fresh assignment is met."""
+        """The next that is laid out; after these, walk until a fresh assignment is met."""
+        if len(self._trials) < len(self._candidates.space.parameters) + LAID_OUT:
+            laid_out = self._candidates.space.build(self._laid_out)
+            if self._candidates.is_fresh(laid_out):
+                self.begin_with(laid_out)
+                return laid_out
         for _ in range(_WALKS):
             if self.root.closed:
                 break
@@ -82,13 +94,15 @@ class TreeSearch:
         return None if drawn is None else self._await(drawn)
 
     def begin_with(self, assignment: Assignment) -> None:
-        """Take an assignment as the next trial, as if a walk had led to it; its answer is awaited.
+        """Take a fresh assignment as the next trial, as if a walk had led to it.
 
-        It is fresh, and has no more levels than the depth bound.
+        Its answer is awaited.
         """
         path = [self.root]
-        self._candidates.space.build(lambda p: self._enter(path, p, assignment[p.key]))
-        self._record(path, fresh=True, is_whole=True)
+        for parameter in self._candidates.space.parameters:
+            if parameter.key in assignment and len(path) <= self._max_depth:
+                self._enter(path, parameter, assignment[parameter.key])
+        self._record(path, fresh=True, is_whole=len(path) > len(assignment))
         self._await(self._candidates.take(assignment))
 
     def tell(self, assignment: Assignment, value: float) -> None:
@@ -105,6 +119,11 @@ class TreeSearch:
         self._trials.append(assignment)
         self.tell(assignment, math.inf)  # as long as nothing better is known
         return assignment
+
+    def _laid_out(self, parameter: Parameter) -> Plain:
+        shares = self._shares[parameter.key]
+        share = shares[len(self._trials)] + self._random.random()
+        return parameter.at(share / len(shares))
 
     def _choose_guide(self) -> None:
         if self._trials:

@@ -5,12 +5,14 @@ What cannot run here is refused at the same place, so that no work is done in va
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from infinito.attention import ATTENTION, Request
 from infinito.checkpoint.atomic import format_size
 from infinito.config.schema import Config
-from infinito.distributed.ranks import processes_here, require_own_device, share_of
+from infinito.distributed.ranks import processes_here, require_own_device, share_of, world_size
 from infinito.errors import ResourceError
 from infinito.kernels.fusion import OPERATIONS, Plan, StepShape, make_plan
 from infinito.model.step_memory import count_memory
@@ -48,10 +50,15 @@ def resolve(config: Config, *, frozen: bool = False) -> Config:
 
 
 def step_shape(config: Config) -> StepShape:
-    """What the choice of fused operations depends on; the config has its device and precision."""
+    """What the choice of fused operations depends on; the config has its device and precision.
+
+    The batch is what a process computes at once, the largest share where several split it: all of
+    them choose alike.
+    """
     model, training = config.model, config.training
     return StepShape(
-        torch.device(config.device).type, DTYPES[training.precision], training.batch_size,
+        torch.device(config.device).type, DTYPES[training.precision],
+        math.ceil(training.batch_size / world_size()),
         config.data.sequence_length, model.d_model, model.resolved_d_ff, model.d_head,
         model.n_heads, model.resolved_kv_heads, dropout=model.dropout_on("residual"),
     )  # fmt: skip

@@ -103,7 +103,7 @@ def choose_level(asked: str, shape: StepShape, device: str) -> tuple[str, Plan, 
         return level, Plan.from_text(speed.plan), f"auto: the fastest step measured here, {speed}"
     if speeds:
         return "none", Plan(), "auto: no level's step was measured to be faster than plain torch"
-    hint = "not measured here for such steps, which `infinito bench fusion` does"
+    hint = "not measured here for such steps, which `infinito bench fusion --config FILE` does"
     by = make_plan("moderate", shape, Plan())[0].variants.values()
     if set(by) <= {TORCH}:
         return "none", Plan(), f"auto: no fused operation serves this device; {hint}"

@@ -64,6 +64,11 @@ class LambdaFit:
         """Validation nats a token; never positive."""
         return self.loss_after - self.loss_before
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether the change is more than twice its noise."""
+        return self.change < -2 * self.noise
+
 
 class _KeepBest:
     """Keeps the lambdas of the lowest validation loss, the start's at first."""

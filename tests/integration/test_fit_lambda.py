@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ from infinito.data.prepare import prepare
 from infinito.errors import ConfigError
 from infinito.load import load_model, open_checkpoint
 from infinito.train import lambdas
-from infinito.train.lambdas import fit_lambda, lambda_trainer, save_fitted, standard_error
+from infinito.train.lambdas import (
+    LambdaFit,
+    fit_lambda,
+    lambda_trainer,
+    save_fitted,
+    standard_error,
+)
 from infinito.train.trainer import Trainer
 from tests.support import tiny_settings
 
@@ -130,6 +137,13 @@ def test_the_standard_error_is_that_of_block_means() -> None:
     assert standard_error(values[:8], 8) == 0.0
 
 
+def test_a_change_is_shown_beyond_twice_its_noise() -> None:
+    fit = LambdaFit([[1.0]], [[1.1]], 5.0, 4.9, 0.04, [], 4, 100)
+    assert fit.is_shown
+    assert not replace(fit, noise=0.051).is_shown
+    assert not replace(fit, loss_after=5.0, noise=0.0).is_shown  # the start was kept
+
+
 def test_the_command(
     trained: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,7 +161,8 @@ def test_the_command(
     assert main([*command, "--output", str(tmp_path / "other.pt")]) == 0
     out = capsys.readouterr().out
     assert "valid loss:" in out
-    assert "(standard error)" in out
+    is_shown = result["change"] < -2 * result["noise"]
+    assert ("(standard error): nothing is shown" in out) != is_shown
     assert main([*command, "--set", "model.n_layers=3", "--output", str(tmp_path / "3.pt")]) == 2
 
 

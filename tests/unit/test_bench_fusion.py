@@ -25,7 +25,7 @@ from infinito.kernels.fusion import TORCH, FusedOperation, Plan, StepShape
 from infinito.kernels.table import Variant, no_objection
 from infinito.load import open_checkpoint
 from infinito.runtime.events import Note, reading
-from infinito.train import fusion_choice
+from infinito.train import automatic, fusion_choice
 from infinito.train.automatic import resolve, step_shape
 from infinito.train.fusion_choice import LevelSpeed, fastest, keep_speeds, kept_speeds
 from tests.command_support import infinito, write_config
@@ -256,6 +256,11 @@ def test_figures_are_those_of_one_shape_device_and_version(
     assert kept_speeds(shape, "cpu")["moderate"].ratio == 2
     wider = base.model_copy(update={"model": base.model.model_copy(update={"d_model": 64})})
     assert kept_speeds(step_shape(resolve(wider)), "cpu") == {}
+    with monkeypatch.context() as changed:  # of two processes each computes half of a batch
+        changed.setattr(automatic, "world_size", lambda: 2)
+        assert kept_speeds(step_shape(base.with_training(batch_size=2 * shape.batch)), "cpu")
+        assert kept_speeds(step_shape(base.with_training(batch_size=2 * shape.batch - 1)), "cpu")
+        assert not kept_speeds(step_shape(base), "cpu")
     for name in ("device_name", "library_versions"):
         with monkeypatch.context() as changed:
             changed.setattr(fusion_choice, name, lambda *_: "another")
@@ -272,12 +277,15 @@ def test_from_the_command_to_a_run_that_goes_on(
     monkeypatch.setattr(fusion, "_MOST", 8)
     monkeypatch.setattr(fusion, "COMPILED", ())
     config = write_config(tmp_path, training__fusion="auto")
-    done = infinito("bench", "fusion", "--config", config, "--rounds", 3, "--json")
+    done = infinito(
+        "bench", "fusion", "--config", config, "--rounds", 3, "--vocab-size", 300, "--json"
+    )
     assert done.code == 0, done.err
     found: list[dict[str, Any]] = json.loads(done.out)["shapes"]
     base = resolve(load_config(config))
     assert [s["shape"]["width"] for s in found] == [256, base.model.d_model]
     assert all({o["operation"] for o in s["operations"]} == set(table.OPERATIONS) for s in found)
+    assert {s["shape"]["vocabulary"] for s in found} == {300}
     done = infinito("train", "--config", config)
     assert done.code == 0, done.err
     assert f"fusion {found[1]['fastest']}: auto" in done.err

@@ -225,6 +225,19 @@ def test_a_tree_has_a_parameter_a_level_and_widens_slowly() -> None:
     assert search.root.visits == 100
 
 
+def test_the_first_walks_share_out_every_parameter() -> None:
+    space = Space(Parameter(f"x{i}", "range", (0.0, 1.0)) for i in range(3))
+    search = make("mcts", space)
+    first = []
+    for _ in range(5):  # the parameters and two more
+        asked = search.ask()
+        assert asked is not None
+        search.tell(asked, float(str(asked["x0"])))
+        first.append(asked)
+    for key in first[0]:
+        assert sorted(int(5 * float(str(values[key]))) for values in first) == [0, 1, 2, 3, 4]
+
+
 def test_a_better_branch_is_visited_more() -> None:
     space = Space([Parameter("a", "choice", ("bad", "good")), Parameter("x", "range", (0.0, 1.0))])
     search = TreeSearch(Candidates(space))

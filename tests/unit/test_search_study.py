@@ -17,7 +17,7 @@ from infinito.config.yaml_loader import Plain
 from infinito.errors import CheckpointError, ResourceError
 from infinito.runtime.events import reading
 from infinito.search.candidates import Candidates
-from infinito.search.halving import Halving, proposals_within
+from infinito.search.halving import Halving, Job, proposals_within
 from infinito.search.methods import METHODS
 from infinito.search.objective import Measurement, Objective, TrialFailedError
 from infinito.search.search_plots import write_plots
@@ -174,6 +174,21 @@ def test_the_budget_counts_full_trials(tmp_path: Path, rungs: int, budget: float
     _, trials = finish(tmp_path / "s", rungs=rungs, budget=budget)
     spent = sum(trial.fraction for trial in trials)
     assert budget - 1 < spent <= budget
+
+
+def test_nothing_is_asked_for_that_the_budget_cannot_pay(tmp_path: Path) -> None:
+    asked: list[Job | None] = []
+
+    class Watched(Halving):
+        def ask(self) -> Job | None:
+            asked.append(super().ask())
+            return asked[-1]
+
+    search = METHODS["mcts"](Candidates(SPACE), 5)
+    study = Study(tmp_path / "s", Watched(search), measure, 5, identity={}, best_text=str)
+    assert study.run() == "the budget is spent"
+    study.close()
+    assert len(asked) == 5  # one more would stand in the tree as the worst there is
 
 
 def test_a_space_that_is_used_up_ends_the_search(tmp_path: Path) -> None:
