@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT
+from tests.command_support import infinito
+from tests.support import ROOT, write_text
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -48,3 +50,40 @@ def test_its_tree_names_every_part() -> None:
     }
     tree = README[README.index("## The tree") :]
     assert parts <= set(re.findall(r"^  (\w+)/", tree, re.MULTILINE))
+
+
+#: What is added to a command of the README, so that it takes a second: a smaller model, few steps.
+SMALL = {
+    "train": ["--set", "model.d_model=32", "--set", "model.n_layers=1", "--set", "model.n_heads=2",
+              "--set", "tokenizer.vocab_size=300", "--set", "training.precision=float32",
+              "--set", "training.batch_size=2", "--set", "data.sequence_length=32",
+              "--max-steps", "4"],
+    "resume": ["--max-steps", "6"],
+    "generate": ["--max-new-tokens", "4"],
+}  # fmt: skip
+
+
+def test_its_commands_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they stand, except for sizes and the name of WikiText-2's directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for name in ("my-texts/text.txt", "DIRECTORY/train.txt", "DIRECTORY/valid.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_text(tmp_path / name, 300, seed=len(name))
+    blocks = re.findall(r"```\n(.*?)```", README, re.DOTALL)
+    lines = [
+        words[1:]
+        for line in "".join(blocks).splitlines()
+        if line.startswith(("infinito ", "$ infinito "))
+        and (words := shlex.split(line.removeprefix("$ "), comments=True))
+    ]
+    assert {words[0] for words in lines} == {"train", "generate", "report", "resume", "evaluate"}
+    done = set[str]()
+    for words in lines:
+        if (said := " ".join(words)) in done:
+            continue  # shown again with what it prints
+        done.add(said)
+        outcome = infinito(*words, *SMALL.get(words[0], []))
+        assert outcome.code == 0, (said, outcome.err)
