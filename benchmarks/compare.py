@@ -1,13 +1,15 @@
-"""Configs against each other at equal tokens and equal tuning: ordinary runs, and a table.
+"""Configs against each other at equal tokens (or FLOPs) and equal tuning: runs, and a table.
 
     python benchmarks/compare.py train --config FILE --output DIRECTORY
-        --arm relu2 --arm swiglu:model.activation=swiglu [--set KEY=VALUE ...]
+        --arm relu2 --arm swiglu:model.activation=swiglu [--set KEY=VALUE ...] [--flops N]
     python benchmarks/compare.py report --output DIRECTORY
 
 An arm is a name and what it changes in the config (KEY=VALUE, separated by commas). Each is
 trained at the config's learning rates times each of ``--factors`` on one seed; the factor of the
 lowest validation loss is then trained on fresh ``--seeds``, and only those are reported, paired by
-seed with the first arm. All runs see the same text in the same order for the same seed. Runs are
+seed with the first arm. With ``--flops`` each arm is trained for as many steps as that many
+counted FLOPs pay for, whatever its shape, vocabulary or batch; one seed makes a ranking without
+an interval. All runs see the same text in the same order for the same seed. Runs are
 ``infinito train`` in OUTPUT/runs, one thread each: what was stopped goes on where it stood, and
 what is finished is not run again.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -26,6 +29,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from infinito.config.loading import load_config
+from infinito.config.schema import Config
+from infinito.model.count import count_flops
 
 SWEEP_SEED = 1
 #: Student's t of a 95 % interval, by the number of paired seeds.
@@ -41,14 +46,27 @@ class Plan:
     arms: dict[str, list[str]]
     factors: list[float]
     seeds: list[int]
+    flops: float | None = None
 
     def settings(self, arm: str, factor: float, seed: int) -> list[str]:
         """All that one run changes in the config."""
         settings = [*self.common, *self.arms[arm]]
-        training = load_config(self.config, settings).training
+        config = load_config(self.config, settings)
         rates = ("learning_rate", "muon_learning_rate")
-        scaled = [f"training.{name}={getattr(training, name) * factor:.6g}" for name in rates]
+        scaled = [
+            f"training.{name}={getattr(config.training, name) * factor:.6g}" for name in rates
+        ]
+        if self.flops is not None:
+            scaled.append(f"training.max_steps={round(self.flops / flops_of_a_step(config))}")
         return [*settings, *scaled, f"seed={seed}", "device=cpu"]
+
+
+def flops_of_a_step(config: Config) -> int:
+    """Counted FLOPs, forward and backward."""
+    vocabulary = config.tokenizer.vocab_size
+    assert vocabulary is not None, "tokenizer.vocab_size must be set"
+    rows, length = config.training.sequences_per_step, config.data.sequence_length
+    return count_flops(config.model, vocabulary, rows, length).training
 
 
 @dataclass(frozen=True)
@@ -135,7 +153,11 @@ def train(plan: Plan, output: Path, jobs: int) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """An arm at its best rates over the seeds; the difference is paired with the first arm's."""
+    """An arm at its best rates over the seeds.
+
+    The difference is nats a word, paired with the first arm; its half interval is infinite for
+    one seed.
+    """
 
     factor: float
     perplexities: list[float]
@@ -143,6 +165,13 @@ class Row:
     half_interval: float
     tokens: int
     minutes: float
+
+
+def half_interval(values: list[float]) -> float:
+    """Half the 95 % interval of their mean by Student's t."""
+    if len(values) < 2:
+        return math.inf
+    return T_95[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def rows(plan: Plan, output: Path) -> dict[str, Row]:
@@ -154,12 +183,15 @@ def rows(plan: Plan, output: Path) -> dict[str, Row]:
     first = ends[next(iter(plan.arms))]
     found = {}
     for arm, runs in ends.items():
-        paired = [end.loss - other.loss for end, other in zip(runs, first, strict=True)]
+        paired = [
+            math.log(end.word_perplexity / other.word_perplexity)
+            for end, other in zip(runs, first, strict=True)
+        ]
         found[arm] = Row(
             best[arm],
             [end.word_perplexity for end in runs],
             statistics.fmean(paired),
-            T_95[len(runs)] * statistics.stdev(paired) / len(runs) ** 0.5,
+            half_interval(paired),
             runs[0].tokens,
             statistics.fmean(end.seconds for end in runs) / 60,
         )
@@ -176,12 +208,14 @@ def report(output: Path) -> None:
     plan = read_plan(output)
     first = next(iter(plan.arms))
     print("| arm | rates | valid word perplexity, mean ± deviation "
-          f"| nats a token against {first}, 95 % | tokens | core minutes |")  # fmt: skip
+          f"| nats a word against {first}, 95 % | tokens | core minutes |")  # fmt: skip
     print("|---|---|---|---|---|---|")
     for arm, row in rows(plan, output).items():
-        difference = f"{row.difference:+.4f} ± {row.half_interval:.4f}" if arm != first else "-"
-        mean, deviation = statistics.fmean(row.perplexities), statistics.stdev(row.perplexities)
-        print(f"| {arm} | {row.factor:g}x | {mean:.2f} ± {deviation:.2f} | {difference} "
+        mean, difference = f"{statistics.fmean(row.perplexities):.2f}", f"{row.difference:+.4f}"
+        if len(plan.seeds) > 1:
+            mean += f" ± {statistics.stdev(row.perplexities):.2f}"
+            difference += f" ± {row.half_interval:.4f}"
+        print(f"| {arm} | {row.factor:g}x | {mean} | {difference if arm != first else '-'} "
               f"| {row.tokens} | {row.minutes:.1f} |")  # fmt: skip
 
 
@@ -200,14 +234,16 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 1.0, 2.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 4])
+    parser.add_argument("--flops", type=float, help="counted FLOPs of each run, in place of steps")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     if given.stage == "report":
         report(given.output)
         return
-    if given.config is None or len(given.arm) < 2:
-        parser.error("train needs --config and two --arm or more")
-    plan = Plan(given.config, given.settings, read_arms(given.arm), given.factors, given.seeds)
+    if given.config is None or not given.arm:
+        parser.error("train needs --config and --arm")
+    arms = read_arms(given.arm)
+    plan = Plan(given.config, given.settings, arms, given.factors, given.seeds, given.flops)
     train(plan, given.output, given.jobs)
 
 

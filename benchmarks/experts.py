@@ -77,7 +77,7 @@ def report(output: Path) -> None:
     """The table of finished runs."""
     known = read_plan(output)
     print("| model | parameters | active | learning rate | valid word perplexity, mean ± deviation "
-          "| nats a token against dense, 95 % | largest load |")  # fmt: skip
+          "| nats a word against dense, 95 % | largest load |")  # fmt: skip
     print("|---|---|---|---|---|---|---|")
     for arm, row in rows(known, output).items():
         runs = [output / "runs" / f"{arm}-{row.factor:g}-{seed}" for seed in known.seeds]
