@@ -34,6 +34,7 @@ from infinito.model.count import count_flops, count_parameters
 from infinito.report.run_log import read_run
 
 NGRAM = "ngram"
+CLOSED = "word_perplexity_closed_vocabulary"
 WAYS = ("dynamic", "cache", "both")
 #: Of the context: new tokens a window of the headline scores (``docs/guide/evaluation.md``).
 STRIDES = 4
@@ -93,7 +94,7 @@ def described(place: Path) -> dict[str, Any]:
 
 def figures(report: dict[str, Any]) -> dict[str, Any]:
     """What a row says of one evaluation."""
-    closed = report["conventions"].get("word_perplexity_closed_vocabulary")
+    closed = report["conventions"].get(CLOSED)
     word_level = "closed vocabulary" in report["convention"]
     return {
         "word_perplexity": report["word_perplexity"],
@@ -102,6 +103,7 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
         "context": report["context"],
         "stride": report["stride"],
         "closed_word_perplexity": report["word_perplexity"] if word_level else closed,
+        "closed_interval": report["convention_intervals"].get(CLOSED),
         "bits_per_byte": report["bits_per_byte"],
         "members": report["members"],
         "text_sha256": report["text_sha256"],

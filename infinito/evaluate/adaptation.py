@@ -204,7 +204,7 @@ def adapt(
     return Adaptive(
         kind,
         result,
-        word_perplexity_interval(result, store, predictor.tokenizer),
+        word_perplexity_interval(result.token_nll, store, predictor.tokenizer),
         dict(zip(names, settings, strict=True)),
         len(tuner.tokens),
         Cost(time.monotonic() - start, time.process_time() - work),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from infinito.data.token_store import TokenStore
 from infinito.evaluate.detokenise import detokenise_wikitext
-from infinito.evaluate.interval import document_texts
+from infinito.evaluate.interval import document_texts, word_perplexity_interval
 from infinito.evaluate.perplexity import Score, bits_per_byte, perplexity, stream_nats
 from infinito.evaluate.predictor import Predictor
 from infinito.evaluate.windows import (
@@ -31,11 +31,12 @@ _LLAMA_CPP_CHUNK = 512
 
 
 class Figure(NamedTuple):
-    """One number under another convention."""
+    """One number under another convention, and by article its interval where there is one."""
 
     key: str
     value: float
     meaning: str
+    interval: tuple[float, float] | None = None
 
 
 class Measured(NamedTuple):
@@ -56,8 +57,8 @@ def all_conventions(measured: Measured) -> list[Figure]:
         others += _hugging_face(measured) + _lm_eval(measured)
     if measured.store.n_unknown:  # what others publish is of the text as it was written
         others = [
-            Figure(key, value, f"{meaning}; of a text with {UNKNOWN}: not comparable")
-            for key, value, meaning in others
+            figure._replace(meaning=f"{figure.meaning}; of a text with {UNKNOWN}: not comparable")
+            for figure in others
         ]
     return _denominators(measured) + _contexts(measured) + others
 
@@ -103,7 +104,8 @@ def _contexts(measured: Measured) -> list[Figure]:
     for key, windows, meaning in roads:
         nats = stream_nats(measured.predictor, store.tokens, windows, measured.batch_size)
         value = perplexity(float(nats.sum()), store.n_words)
-        figures.append(Figure(f"word_perplexity_{key}", value, f"word ppl, {meaning}"))
+        interval = word_perplexity_interval(nats, store, measured.predictor.tokenizer)
+        figures.append(Figure(f"word_perplexity_{key}", value, f"word ppl, {meaning}", interval))
     return figures
 
 

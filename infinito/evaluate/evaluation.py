@@ -104,7 +104,7 @@ def evaluate(
         tokenizer_kind=predictor.tokenizer.kind,
         vocab_size=predictor.tokenizer.vocab_size,
         parameters=subject.parameters,
-        interval=word_perplexity_interval(result, store, predictor.tokenizer),
+        interval=word_perplexity_interval(result.token_nll, store, predictor.tokenizer),
         seconds=seconds,
         bits_lead=why_bits_lead(store, predictor.tokenizer, source),
         warnings=_warnings(subject, text, result),
@@ -130,6 +130,7 @@ def _exact_words(
         closed.word_perplexity,
         f"word ppl, closed vocabulary of the {lexicon.n_words} words of the training text, exact "
         f"({time.monotonic() - start:.0f} s)",
+        word_perplexity_interval(closed.token_nll, store, tokenizer),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infinito.data.token_store import TokenStore
-from infinito.evaluate.perplexity import Floats, Score, perplexity
+from infinito.evaluate.perplexity import Floats, perplexity
 from infinito.tokenizer.tokenizer import Tokenizer
 
 _RESAMPLES = 1000
@@ -35,16 +35,18 @@ def document_words(store: TokenStore, tokenizer: Tokenizer) -> NDArray[np.int64]
 
 
 def word_perplexity_interval(
-    score: Score, store: TokenStore, tokenizer: Tokenizer
+    token_nll: Floats, store: TokenStore, tokenizer: Tokenizer
 ) -> tuple[float, float] | None:
     """95 % interval of the word perplexity by bootstrap over documents; None with under five.
+
+    ``token_nll`` (n_tokens,): nats of each token of ``store``.
 
     Percentiles of 1000 seeded resamples (Efron & Tibshirani 1993, ch. 13). Documents and not
     tokens are drawn, because the losses of one article are not independent.
     """
     if len(store.document_starts) < _FEWEST_DOCUMENTS:
         return None
-    nats: Floats = np.add.reduceat(score.token_nll, store.document_starts)
+    nats: Floats = np.add.reduceat(token_nll, store.document_starts)
     words = document_words(store, tokenizer)
     if not words.sum():
         return None

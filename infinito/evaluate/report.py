@@ -128,6 +128,9 @@ class Report:
             "seconds": round(self.seconds, 3),
             "warnings": self.warnings,
             "conventions": {figure.key: _finite(figure.value) for figure in self.figures},
+            "convention_intervals": {
+                f.key: [_finite(x) for x in f.interval] for f in self.figures if f.interval
+            },
             "members": self.members,
             "adaptive": self.adaptive and self.adaptive.to_plain(),
         }
@@ -135,7 +138,7 @@ class Report:
     def to_text(self) -> str:
         """The block a person reads."""
         lines = [f"{label + ':' if label else '':<18}{text}" for label, text in self._rows()]
-        lines += [f"  {figure.value:.4f}  {figure.meaning}" for figure in self.figures]
+        lines += [f"  {f.value:.4f}  {f.meaning}{_spread(f)}" for f in self.figures]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
@@ -196,6 +199,11 @@ def _score_figures(score: Score, interval: Interval) -> dict[str, Any]:
         "bits_per_byte": _finite(score.bits_per_byte),
         "stride": score.stride,
     }
+
+
+def _spread(figure: Figure) -> str:
+    low, high = figure.interval or (None, None)
+    return f", 95% {low:.4f} to {high:.4f}" if low and high else ""
 
 
 COMPARISON_HEADERS = (

@@ -198,8 +198,8 @@ def test_the_interval_surrounds_the_score_and_repeats() -> None:
     store = store_of(documents, TOKENIZER)
     result = score(ModelPredictor(tiny_model(), TOKENIZER), store)
     assert document_words(store, TOKENIZER).sum() == store.n_words
-    interval = word_perplexity_interval(result, store, TOKENIZER)
+    interval = word_perplexity_interval(result.token_nll, store, TOKENIZER)
     assert interval is not None
     assert interval[0] < result.word_perplexity < interval[1]
-    assert interval == word_perplexity_interval(result, store, TOKENIZER)
-    assert word_perplexity_interval(result, STORE, TOKENIZER) is None
+    assert interval == word_perplexity_interval(result.token_nll, store, TOKENIZER)
+    assert word_perplexity_interval(result.token_nll, STORE, TOKENIZER) is None

@@ -114,3 +114,18 @@ def test_detokenising_gives_prose() -> None:
     spaced = 'the " well @-@ known " ( 1 @,@ 000 ) cat \'s 2 @.@ 5 m , it said : no ; yes . \n'
     prose = 'the "well-known" (1,000) cat\'s 2.5 m, it said: no; yes.\n'
     assert detokenise_wikitext(spaced) == prose
+
+
+def test_figures_of_other_conventions_have_intervals_by_article() -> None:
+    loaded = loaded_tiny()
+    documents = [f"{'word ' * (number % 5 + 2)}{number}\n" for number in range(12)]
+    store = store_of(documents, loaded.tokenizer)
+    request = EvaluationOptions(stride=4, all_conventions=True)
+    plain = evaluated(loaded, store, "text", "notes.txt", request).to_plain()
+    intervals = plain["convention_intervals"]
+    for name in ("no_overlap", "stride_4", "document_reset"):
+        low, high = intervals[f"word_perplexity_{name}"]
+        assert low < plain["conventions"][f"word_perplexity_{name}"] < high
+    # A stride of half the context is the headline's: the same figure, the same interval.
+    assert intervals["word_perplexity_stride_4"] == pytest.approx(plain["word_perplexity_interval"])
+    assert not any("token_perplexity" in name for name in intervals)
