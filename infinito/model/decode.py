@@ -147,7 +147,7 @@ class _Reader:
             * (options.lambda_init if first.log_lambda is None else 1.0),
             kind=KINDS.index(options.kind),
             activation=_ACTIVATIONS.index(config.activation),
-            grouped=any(isinstance(part, PackedWeights) for part in model.modules()),
+            grouped=any(p.dtype == torch.int8 for p in model.parameters()),
         )
         self.kept += [] if model.positions is None else model.positions.parameters()
         read = set(map(id, self.kept))

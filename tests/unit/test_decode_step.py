@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from infinito.generate.sampling_config import SamplingConfig
 from infinito.kernels import native
 from infinito.model import decode
 from infinito.model.key_value_cache import KeyValueCache
+from infinito.model.packed import StoredMatrix, pack, packable, to_bfloat16, to_int8
 from infinito.model.transformer import Transformer
 from infinito.tokenizer.tokenizer import train_tokenizer
 from tests.decode_support import POSITIONS, PROMPT, SHAPES, build, prompted, said_by
@@ -155,16 +157,23 @@ def test_a_router_that_is_no_number_reaches_the_logits() -> None:
         assert step([[7]]).isnan().all()
 
 
-@pytest.mark.parametrize("name", ["grouped", "experts", "one expert of three"])
-def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads(name: str) -> None:
+@pytest.mark.parametrize("isa", native.available_isas())
+@pytest.mark.parametrize("store", [None, to_bfloat16, to_int8, partial(to_int8, group=10**6)])
+@pytest.mark.parametrize("name", ["grouped", "odd", "double", "experts", "one expert of three"])
+def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads(
+    name: str, store: Callable[[Tensor], StoredMatrix] | None, isa: str
+) -> None:
     model = build(**SHAPES[name])
-    tokens = torch.randint(0, 300, (7, 12))
-    expected = decoded(model, tokens)
+    if store is not None:
+        pack(model, packable(model), store)
+    tokens = torch.randint(0, 300, (27, 4))  # of 27 and 21, part of a vector of columns is left
     threads = torch.get_num_threads()
     try:
-        for rows, count in ((7, 3), (2, 2), (1, 1)):
-            torch.set_num_threads(count)
-            assert torch.equal(decoded(model, tokens[:rows]), expected[:rows])
+        with native.forced_isa(isa):
+            expected = torch.cat([decoded(model, row) for row in tokens.split(1)])
+            for rows, count in ((27, 3), (21, 2), (9, 2), (2, 1)):
+                torch.set_num_threads(count)
+                assert torch.equal(decoded(model, tokens[:rows]), expected[:rows])
     finally:
         torch.set_num_threads(threads)
 

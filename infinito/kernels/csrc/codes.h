@@ -133,10 +133,107 @@ static void product_of_codes(Matrix matrix, int64_t first, int64_t rows, int64_t
         matrix = rows_from(SCALED_INT8, matrix, ROW_TILE, width);
     }
 }
+
+/* Columns that are turned: of each group pairs of whole numbers, (GROUP / 2, LANES), and the
+ * scales, (LANES,). */
+#define GROUP_TURNED ((GROUP / 2 + 1) * LANES)
+
+BYTES static void turn_group(const float *x, int64_t stride, int64_t rows, int64_t width, int64_t g,
+                             float *out) {
+    float pairs[LANES * GROUP / 2] __attribute__((aligned(64))), scale[LANES] = {0};
+    for (int64_t c = 0; c < rows; c++) {
+        const Code *code = codes_of(x + c * stride, width) + g;
+        scale[c] = code->scale;
+        UNROLL for (int i = 0; i < 2; i++) {
+            __m512i high = _mm512_cvtepi8_epi16(_mm256_load_si256((const __m256i *)code->high + i));
+            __m512i low = _mm512_cvtepi8_epi16(_mm256_load_si256((const __m256i *)code->low + i));
+            _mm512_store_si512(pairs + c * GROUP / 2 + i * LANES,
+                               _mm512_add_epi16(_mm512_slli_epi16(high, 8), low));
+        }
+    }
+    turn_rows(pairs, GROUP / 2, rows, GROUP / 2, out);
+    memcpy(out + GROUP / 2 * LANES, scale, sizeof scale);
+}
+
+/* As turn_columns, of their codes. */
+static const float *turn_codes(Turned *t, const float *x, int64_t stride, int64_t columns,
+                               int64_t width) {
+    if (t->x == x && t->columns == columns && t->codes) return t->numbers;
+    float *out = t->numbers;
+    for (int64_t c = 0; c < columns; c += LANES)
+        for (int64_t g = 0; g * GROUP < width; g++, out += GROUP_TURNED)
+            turn_group(x + c * stride, stride, smaller(LANES, columns - c), width, g, out);
+    t->x = x, t->columns = columns, t->codes = 1;
+    return t->numbers;
+}
+
+/* As turned_tile; `step` counts weights, of which two lie side by side in sixteen bits each. A
+ * chain has four neighbours of each group, as a lane of coded_tile has. */
+BYTES INLINE void coded_turned_tile(const int16_t *weights, int64_t step, Matrix matrix,
+                                    const float *x, vf *result) {
+    const char *ahead = (const char *)matrix.data + ROW_TILE * step;
+    vf sum[CHAINS][ROW_TILE], part[CHAINS][ROW_TILE], scale[ROW_TILE];
+    UNROLL for (int j = 0; j < CHAINS; j++)
+        UNROLL for (int r = 0; r < ROW_TILE; r++) sum[j][r] = vector_splat(0.0f);
+    for (int first = 0; first < LANES; first += CHAINS) {
+        UNROLL for (int j = 0; j < CHAINS; j++)
+            UNROLL for (int r = 0; r < ROW_TILE; r++) part[j][r] = vector_splat(0.0f);
+        const float *group = x;
+        for (int64_t g = 0; g < matrix.groups; g++, group += GROUP_TURNED) {
+            __builtin_prefetch(ahead + (g * LANES + first) * CHAINS);
+            UNROLL for (int r = 0; r < ROW_TILE; r++)
+                scale[r] = matrix.scales[r * matrix.groups + g] *
+                           vector_load(group + GROUP / 2 * LANES);
+            UNROLL for (int j = 0; j < CHAINS; j++) {
+                const __m512i *pairs = (const __m512i *)group + 2 * (first + j);
+                UNROLL for (int r = 0; r < ROW_TILE; r++) {
+                    const int32_t *two = (const int32_t *)(weights + r * step + g * GROUP) +
+                                         2 * (first + j);
+                    __m512i whole = _mm512_dpwssd_epi32(_mm512_setzero_si512(), pairs[0],
+                                                        _mm512_set1_epi32(two[0]));
+                    whole = _mm512_dpwssd_epi32(whole, pairs[1], _mm512_set1_epi32(two[1]));
+                    part[j][r] += _mm512_cvtepi32_ps(whole) * scale[r];
+                }
+            }
+        }
+        UNROLL for (int j = 0; j < CHAINS; j++)
+            UNROLL for (int r = 0; r < ROW_TILE; r++) sum[j][r] += part[j][r];
+    }
+    UNROLL for (int r = 0; r < ROW_TILE; r++)
+        result[r] = (sum[0][r] + sum[2][r]) + (sum[1][r] + sum[3][r]);
+}
+
+/* As product_turned. */
+__attribute__((noinline)) BYTES
+static void product_of_turned_codes(Matrix matrix, int64_t rows, int64_t width, const float *turned,
+                                    int64_t columns, Target target) {
+    int16_t wide[ROW_TILE * MOST_TURNED_WIDTH] __attribute__((aligned(64), may_alias));
+    int64_t step = matrix.groups * GROUP;
+    vf sum[ROW_TILE];
+    for (; rows >= ROW_TILE; rows -= ROW_TILE, target.data += ROW_TILE) {
+        const int8_t *place = matrix.data;
+        for (int64_t r = 0; r < ROW_TILE; r++)
+            for (int64_t i = 0; i < step; i += 32) {
+                int64_t rest = width - i;
+                __mmask32 mask = rest >= 32 ? ~0u : rest > 0 ? (1u << rest) - 1 : 0;
+                __m256i some = _mm256_maskz_loadu_epi8(mask, place + r * width + i);
+                _mm512_store_si512(wide + r * step + i, _mm512_cvtepi8_epi16(some));
+            }
+        for (int64_t c = 0; c < columns; c += LANES) {
+            coded_turned_tile(wide, step, matrix, turned + c / LANES * matrix.groups * GROUP_TURNED,
+                              sum);
+            finish_turned(SCALED_INT8, matrix, sum, smaller(LANES, columns - c),
+                          (Target){target.data + c * target.stride, target.stride, target.add});
+        }
+        matrix = rows_from(SCALED_INT8, matrix, ROW_TILE, width);
+    }
+}
 #else
 static int can_code(void) { return 0; }
 static int64_t code_room(int64_t width) { return 0 * width; }
 static void encode_rows(float *x, int64_t stride, int64_t rows, int64_t width) {
     (void)x, (void)stride, (void)rows, (void)width;
 }
+#define product_of_codes(...) ((void)0)
+#define product_of_turned_codes(...) ((void)0)
 #endif

@@ -21,12 +21,13 @@ static void choose_experts(float *logits, int64_t n, int64_t k, int32_t *chosen,
     for (int64_t j = 0; j < k; j++) gates[j] /= total;
 }
 
-/* The choices of all rows, and their places. `logits` has room for (R, E). */
-static void route_task(const Step *s, const Branch *branch, float *logits) {
+/* The choices of all rows, and their places. The scratch has room for (R, E) logits. */
+static void route_task(const Step *s, const Branch *branch, Own *own) {
+    float *logits = own->scratch;
     const Decode *a = s->a;
     const Routing *r = &s->routing;
     int64_t n = branch->n_experts, k = branch->top_k, places = s->rows * k, group = 0;
-    product(s->coded, branch->router, 0, n, a->width, s->normed, s->width_stride, s->rows,
+    product(&own->turned, branch->router, 0, n, a->width, s->normed, s->width_stride, s->rows,
             (Target){logits, n, 0});
     for (int64_t b = 0; b < s->rows; b++)
         choose_experts(logits + b * n, n, k, r->chosen + b * k, r->gates + b * k);
@@ -45,23 +46,24 @@ static void route_task(const Step *s, const Branch *branch, float *logits) {
 }
 
 /* A block of hidden units of one group. */
-static void experts_up_task(const Step *s, const Branch *branch, int64_t task, float *gates) {
+static void experts_up_task(const Step *s, const Branch *branch, int64_t task, Own *own) {
     const Routing *r = &s->routing;
     int64_t group = task % r->groups, first = r->start[group], rows = r->start[group + 1] - first;
     if (rows > 0)
         up_task(s, &branch->experts[r->expert[group]], r->gathered + first * s->width_stride, rows,
-                r->hidden + first * s->hidden_stride, task / r->groups, gates);
+                r->hidden + first * s->hidden_stride, task / r->groups, own);
 }
 
 /* A block of the residual stream, to which each row's experts add in the order of its choices.
- * `results` has room for (places, width_block). */
-static void experts_down_task(const Step *s, const Branch *branch, int64_t task, float *results) {
+ * The scratch has room for (places, width_block) results. */
+static void experts_down_task(const Step *s, const Branch *branch, int64_t task, Own *own) {
+    float *results = own->scratch;
     const Decode *a = s->a;
     const Routing *r = &s->routing;
     int64_t first = task * s->width_block, rows = smaller(s->width_block, a->width - first);
     for (int64_t group = 0; group < r->groups && r->start[group + 1] > r->start[group]; group++) {
         const Network *expert = &branch->experts[r->expert[group]];
-        product(s->coded, expert->down, first, rows, expert->hidden,
+        product(&own->turned, expert->down, first, rows, expert->hidden,
                 r->hidden + r->start[group] * s->hidden_stride, s->hidden_stride,
                 r->start[group + 1] - r->start[group],
                 (Target){results + r->start[group] * s->width_block, s->width_block, 0});

@@ -79,15 +79,18 @@ static float exponentials(int kind, float *scores, int64_t n, int64_t room, floa
 }
 
 /* out[q, d] = sum over n of weights[q, n] values[n, d] / total[q]: `vectors` vectors of `queries`
- * rows from column d on. */
+ * rows from column d on. What lies `ahead` floats from the values is asked for: it is next. */
 INLINE void mix_columns(const int vectors, const int queries, Target weights, const float *total,
-                        int64_t n, const float *values, int64_t width, int64_t d, Target out) {
+                        int64_t n, const float *values, int64_t width, int64_t ahead, int64_t d,
+                        Target out) {
     vf sums[QUERY_TILE][4], row[4];
     UNROLL for (int q = 0; q < queries; q++)
         UNROLL for (int j = 0; j < vectors; j++) sums[q][j] = vector_splat(0.0f);
     for (int64_t i = 0; i < n; i++) {
-        UNROLL for (int j = 0; j < vectors; j++)
+        UNROLL for (int j = 0; j < vectors; j++) {
             row[j] = load_any(values + i * width + d + j * LANES);
+            if (queries == 1) __builtin_prefetch(values + i * width + d + j * LANES + ahead);
+        }
         UNROLL for (int q = 0; q < queries; q++)
             UNROLL for (int j = 0; j < vectors; j++)
                 sums[q][j] += weights.data[q * weights.stride + i] * row[j];
@@ -100,12 +103,12 @@ INLINE void mix_columns(const int vectors, const int queries, Target weights, co
 }
 
 INLINE void mix_queries(const int queries, Target weights, const float *total, int64_t n,
-                        const float *values, int64_t width, Target out) {
+                        const float *values, int64_t width, int64_t ahead, Target out) {
     int64_t d = 0;
     for (; d + 4 * LANES <= width; d += 4 * LANES)
-        mix_columns(4, queries, weights, total, n, values, width, d, out);
+        mix_columns(4, queries, weights, total, n, values, width, ahead, d, out);
     for (; d + LANES <= width; d += LANES)
-        mix_columns(1, queries, weights, total, n, values, width, d, out);
+        mix_columns(1, queries, weights, total, n, values, width, ahead, d, out);
     for (; d < width; d++)
         for (int q = 0; q < queries; q++) {
             float sum = 0;
@@ -116,13 +119,13 @@ INLINE void mix_queries(const int queries, Target weights, const float *total, i
 }
 
 static void mix(Target weights, const float *total, int64_t queries, int64_t n,
-                const float *values, int64_t width, Target out) {
+                const float *values, int64_t width, int64_t ahead, Target out) {
     if (queries == QUERY_TILE) {
-        mix_queries(QUERY_TILE, weights, total, n, values, width, out);
+        mix_queries(QUERY_TILE, weights, total, n, values, width, ahead, out);
         return;
     }
     for (int64_t q = 0; q < queries; q++, weights.data += weights.stride, out.data += out.stride)
-        mix_queries(1, weights, total + q, n, values, width, out);
+        mix_queries(1, weights, total + q, n, values, width, ahead, out);
 }
 
 /* 1 / (1 + e^-x). Selecting keeps a NaN, which a maximum would lose. */

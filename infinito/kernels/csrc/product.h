@@ -5,7 +5,6 @@
 #define ROW_TILE 4
 #define COLUMN_TILE (LANES == 16 ? 4 : 2)
 #define QUERY_TILE COLUMN_TILE
-#define MOST_WIDENED 2048             /* width of rows that are turned into float32 in one go */
 #define PREFETCH 8192                 /* bytes ahead: what follows the rows of a tile follows it
                                          in memory, which the processor does not guess */
 #define ALIGNMENT 16                  /* floats: the widest vector */
@@ -18,12 +17,14 @@ INLINE int64_t round_up(int64_t x, int64_t multiple) {
 INLINE int64_t smaller(int64_t x, int64_t y) { return x < y ? x : y; }
 INLINE int64_t larger(int64_t x, int64_t y) { return x > y ? x : y; }
 
-typedef uint16_t unaligned_halves __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
-
 INLINE vf load_any(const float *p) { return *(const unaligned_vf *)p; }
 
 /* How a tile finds its weights: as they are stored, and int8 with its scales or without. */
 enum { SCALED_INT8 = STORED_INT8 + 1 };
+
+INLINE int how_stored(Matrix matrix, int64_t width) {
+    return matrix.stored == STORED_INT8 && matrix.group < width ? SCALED_INT8 : matrix.stored;
+}
 
 INLINE int64_t bytes_of(const int stored) {
     return stored == STORED_FLOAT32 ? 4 : stored == STORED_BFLOAT16 ? 2 : 1;
@@ -31,8 +32,7 @@ INLINE int64_t bytes_of(const int stored) {
 
 INLINE vf load_weights(const int stored, const void *p) {
     if (stored == STORED_FLOAT32) return load_any(p);
-    if (stored == STORED_BFLOAT16)
-        return (vf)(__builtin_convertvector(*(const unaligned_halves *)p, vu) << 16);
+    if (stored == STORED_BFLOAT16) return vector_from_halves(p);
     return vector_from_bytes(p);
 }
 
@@ -111,14 +111,26 @@ INLINE Matrix rows_from(const int stored, Matrix matrix, int64_t r, int64_t widt
     return matrix;
 }
 
-/* The first n <= LANES weights of `rows` rows, then zeros. */
+/* The first n <= LANES weights of `rows` rows, then zeros. What lies `ahead` bytes from them, if
+ * that is not 0, is asked for. */
 INLINE void load_rows(const int stored, const int rows, const char *place, int64_t width, int64_t n,
-                      const vf *scale, int ahead, vf *row) {
+                      const vf *scale, int64_t ahead, vf *row) {
     UNROLL for (int r = 0; r < rows; r++, place += width * bytes_of(stored)) {
-        if (ahead) __builtin_prefetch(place + PREFETCH);
+        if (ahead) __builtin_prefetch(place + ahead);
         row[r] = n == LANES ? load_weights(stored, place) : load_part(stored, place, n);
         if (stored == SCALED_INT8) row[r] *= scale[r];
     }
+}
+
+/* The sums of four rows, to their place. Scaled and then added to, in two roundings everywhere:
+ * the compiler may make one of them in one kind of tile and not in another. */
+INLINE void put_quad(const int scaled, Matrix matrix, quad sum, quad factor, int add, float *place) {
+    unaligned_quad *out = (unaligned_quad *)place;
+    if (scaled) sum *= factor;
+    __asm__("" : VECTOR_REGISTER(sum));
+    if (matrix.bias) sum += *(const unaligned_quad *)matrix.bias;
+    if (add) sum += *out;
+    *out = sum;
 }
 
 /* The sums over the rows of a tile, to their place. */
@@ -131,14 +143,10 @@ INLINE void finish_tile(const int kind, const int stored, const int rows, const 
             UNROLL for (int r = 0; r < ROW_TILE; r++) factor[r] = inverse_norm(norm[r]);
         }
         if (stored == STORED_INT8) factor = *(const unaligned_quad *)matrix.scales;
-        UNROLL for (int c = 0; c < columns; c++) {
-            unaligned_quad *out = (unaligned_quad *)(target.data + c * target.stride);
-            quad sum = sum_lanes_of_tile(&total[0][c], 4);
-            if (kind == KIND_COSINE || stored == STORED_INT8) sum *= factor;
-            if (matrix.bias) sum += *(const unaligned_quad *)matrix.bias;
-            if (target.add) sum += *out;
-            *out = sum;
-        }
+        UNROLL for (int c = 0; c < columns; c++)
+            put_quad(kind == KIND_COSINE || stored == STORED_INT8, matrix,
+                     sum_lanes_of_tile(&total[0][c], 4), factor, target.add,
+                     target.data + c * target.stride);
         return;
     }
     UNROLL for (int r = 0; r < rows; r++)
@@ -154,7 +162,8 @@ INLINE void finish_tile(const int kind, const int stored, const int rows, const 
 /* `rows` rows of a (., width) matrix against `columns` columns; column c is the row
  * x + c * stride, aligned and padded with zeros to whole vectors. */
 INLINE void tile(const int kind, const int stored, const int rows, const int columns,
-                 Matrix matrix, int64_t width, const float *x, int64_t stride, Target target) {
+                 Matrix matrix, int64_t width, const float *x, int64_t stride, int64_t ahead,
+                 Target target) {
     vf total[ROW_TILE][4], squares[ROW_TILE], row[ROW_TILE], scale[ROW_TILE];
     const char *data = matrix.data;
     UNROLL for (int r = 0; r < rows; r++) {
@@ -168,8 +177,7 @@ INLINE void tile(const int kind, const int stored, const int rows, const int col
             UNROLL for (int r = 0; r < rows; r++)
                 scale[r] = vector_splat(matrix.scales[r * matrix.groups + g]);
         for (; i + LANES <= end; i += LANES) {
-            load_rows(stored, rows, data + i * bytes_of(stored), width, LANES, scale, columns == 1,
-                      row);
+            load_rows(stored, rows, data + i * bytes_of(stored), width, LANES, scale, ahead, row);
             add_vectors(kind, rows, columns, row, x + i, stride, total, squares);
         }
         if (i < end) {
@@ -185,14 +193,14 @@ INLINE void tile(const int kind, const int stored, const int rows, const int col
 INLINE void product_rows(const int stored, Matrix matrix, int64_t width, const float *x,
                          int64_t stride, int64_t columns, Target target) {
     for (; columns >= COLUMN_TILE; columns -= COLUMN_TILE) {
-        tile(KIND_DOT, stored, ROW_TILE, COLUMN_TILE, matrix, width, x, stride, target);
+        tile(KIND_DOT, stored, ROW_TILE, COLUMN_TILE, matrix, width, x, stride, 0, target);
         x += COLUMN_TILE * stride;
         target.data += COLUMN_TILE * target.stride;
     }
     switch (columns) {
-    case 3: tile(KIND_DOT, stored, ROW_TILE, 3, matrix, width, x, stride, target); break;
-    case 2: tile(KIND_DOT, stored, ROW_TILE, 2, matrix, width, x, stride, target); break;
-    case 1: tile(KIND_DOT, stored, ROW_TILE, 1, matrix, width, x, stride, target); break;
+    case 3: tile(KIND_DOT, stored, ROW_TILE, 3, matrix, width, x, stride, 0, target); break;
+    case 2: tile(KIND_DOT, stored, ROW_TILE, 2, matrix, width, x, stride, 0, target); break;
+    case 1: tile(KIND_DOT, stored, ROW_TILE, 1, matrix, width, x, stride, PREFETCH, target); break;
     }
 }
 
@@ -206,47 +214,21 @@ INLINE void product_of(const int stored, Matrix matrix, int64_t first, int64_t r
     for (; rows > 0; rows--, target.data++) {
         Target one = target;
         for (int64_t c = 0; c < columns; c++, one.data += one.stride)
-            tile(KIND_DOT, stored, 1, 1, matrix, width, x + c * stride, stride, one);
+            tile(KIND_DOT, stored, 1, 1, matrix, width, x + c * stride, stride, 0, one);
         matrix = rows_from(stored, matrix, 1, width);
     }
 }
 
-/* Of bfloat16 against many columns: what a tile would turn into float32 again and again, once. */
-static void product_of_widened(Matrix matrix, int64_t first, int64_t rows, int64_t width,
-                               const float *x, int64_t stride, int64_t columns, Target target) {
-    float wide[ROW_TILE * MOST_WIDENED];
-    matrix = rows_from(STORED_BFLOAT16, matrix, first, width);
-    for (; rows > 0; rows -= ROW_TILE, target.data += ROW_TILE) {
-        int64_t count = smaller(rows, ROW_TILE) * width;
-        for (int64_t i = 0; i < count; i++) {
-            uint32_t bits = (uint32_t)((const uint16_t *)matrix.data)[i] << 16;
-            memcpy(wide + i, &bits, sizeof bits);
-        }
-        product_of(STORED_FLOAT32, (Matrix){.data = wide, .bias = matrix.bias}, 0,
-                   smaller(rows, ROW_TILE), width, x, stride, columns, target);
-        matrix = rows_from(STORED_BFLOAT16, matrix, ROW_TILE, width);
-    }
-}
-
+#include "turned.h"
 #include "codes.h"
 
-/* Rows `first` to `first + rows` of a matrix times all columns. `coded`: these have codes. */
-__attribute__((noclone, noinline))
-static void product(int coded, Matrix matrix, int64_t first, int64_t rows, int64_t width,
-                    const float *x, int64_t stride, int64_t columns, Target target) {
-#if LANES == 16
-    if (coded && matrix.stored == STORED_INT8 && matrix.group == GROUP) {
+static void product_by_rows(int coded, Matrix matrix, int64_t first, int64_t rows, int64_t width,
+                            const float *x, int64_t stride, int64_t columns, Target target) {
+    if (coded) {
         product_of_codes(matrix, first, rows, width, x, stride, columns, target);
         return;
     }
-#endif
-    (void)coded;
-    if (matrix.stored == STORED_BFLOAT16 && columns > COLUMN_TILE && width <= MOST_WIDENED) {
-        product_of_widened(matrix, first, rows, width, x, stride, columns, target);
-        return;
-    }
-    int stored = matrix.stored == STORED_INT8 && matrix.group < width ? SCALED_INT8 : matrix.stored;
-    switch (stored) {
+    switch (how_stored(matrix, width)) {
 #define CASE(STORED) \
     case STORED: \
         product_of(STORED, matrix, first, rows, width, x, stride, columns, target); \
@@ -254,6 +236,43 @@ static void product(int coded, Matrix matrix, int64_t first, int64_t rows, int64
         CASE(STORED_FLOAT32) CASE(STORED_BFLOAT16) CASE(STORED_INT8) CASE(SCALED_INT8)
 #undef CASE
     }
+}
+
+/* Of a multiple of ROW_TILE rows. */
+static void product_by_columns(int coded, Turned *t, Matrix matrix, int64_t first, int64_t rows,
+                               int64_t width, const float *x, int64_t stride, int64_t columns,
+                               Target target) {
+    int stored = how_stored(matrix, width);
+    matrix = rows_from(stored, matrix, first, width);
+    if (coded) {
+        product_of_turned_codes(matrix, rows, width,
+                                turn_codes(t, x, stride, columns, width), columns, target);
+        return;
+    }
+    x = turn_columns(t, x, stride, columns, width);
+    switch (stored) {
+#define CASE(STORED) \
+    case STORED: product_turned(STORED, matrix, rows, width, x, columns, target); break;
+        CASE(STORED_FLOAT32) CASE(STORED_BFLOAT16) CASE(STORED_INT8) CASE(SCALED_INT8)
+#undef CASE
+    }
+}
+
+/* Rows `first` to `first + rows` of a matrix times all columns. */
+__attribute__((noclone, noinline))
+static void product(Turned *t, Matrix matrix, int64_t first, int64_t rows, int64_t width,
+                    const float *x, int64_t stride, int64_t columns, Target target) {
+    int coded = t->coded && matrix.stored == STORED_INT8 && matrix.group == GROUP;
+    int64_t turned = turned_columns(columns, width), tiles = rows - rows % ROW_TILE;
+    if (turned && tiles) {
+        product_by_columns(coded, t, matrix, first, tiles, width, x, stride, turned, target);
+        product_by_rows(coded, matrix, first + tiles, rows - tiles, width, x, stride, turned,
+                        (Target){target.data + tiles, target.stride, target.add});
+        target.data += turned * target.stride;
+        columns -= turned;
+        x += turned * stride;
+    }
+    if (columns) product_by_rows(coded, matrix, first, rows, width, x, stride, columns, target);
 }
 
 /* One row of a matrix as float32. */
@@ -273,27 +292,28 @@ static void read_row(Matrix matrix, int64_t r, int64_t width, float *out) {
 /* Scores of keys (n, width) against queries, the columns: the product with them (of the unit
  * vector of the key for the cosine), or the sum that makes the distance. */
 INLINE void score_keys(const int kind, const int columns, const float *keys, int64_t n,
-                       int64_t width, const float *query, int64_t stride, Target scores) {
+                       int64_t width, const float *query, int64_t stride, int64_t ahead,
+                       Target scores) {
     int64_t i = 0;
     for (; i + ROW_TILE <= n; i += ROW_TILE, scores.data += ROW_TILE)
         tile(kind, STORED_FLOAT32, ROW_TILE, columns, (Matrix){.data = keys + i * width}, width,
-             query, stride, scores);
+             query, stride, ahead, scores);
     for (; i < n; i++, scores.data++)
         tile(kind, STORED_FLOAT32, 1, columns, (Matrix){.data = keys + i * width}, width, query,
-             stride, scores);
+             stride, ahead, scores);
 }
 
-/* Of up to QUERY_TILE queries. */
+/* Of up to QUERY_TILE queries; `ahead` as in load_rows. */
 static void score_any(int kind, const float *keys, int64_t n, int64_t width, const float *query,
-                      int64_t stride, int64_t queries, Target scores) {
+                      int64_t stride, int64_t queries, int64_t ahead, Target scores) {
     int many = queries == QUERY_TILE;
     for (int64_t q = 0; q < (many ? 1 : queries); q++) {
         switch (kind * 2 + many) {
 #define CASE(KIND) \
         case KIND * 2: \
-            score_keys(KIND, 1, keys, n, width, query, stride, scores); break; \
+            score_keys(KIND, 1, keys, n, width, query, stride, ahead, scores); break; \
         case KIND * 2 + 1: \
-            score_keys(KIND, QUERY_TILE, keys, n, width, query, stride, scores); break;
+            score_keys(KIND, QUERY_TILE, keys, n, width, query, stride, 0, scores); break;
         CASE(KIND_DOT) CASE(KIND_L1) CASE(KIND_COSINE) CASE(KIND_L2) CASE(KIND_L2SQ)
 #undef CASE
         }

@@ -18,6 +18,7 @@
 #define FEWEST_ROWS 16                /* of a task; a multiple of every LANES */
 #define MOST_ROWS 128
 #define TASKS_A_THREAD 4
+#define OWN_FLOATS 32                 /* room for Own */
 
 #include "product.h"
 #include "parts.h"
@@ -44,10 +45,17 @@ typedef struct {
     int64_t groups;                   /* at most; those behind the last are empty */
 } Routing;
 
+/* What a thread has for itself, at the head of its scratch memory. */
+typedef struct {
+    Turned turned;
+    float *scratch;                   /* of one task */
+} Own;
+
 typedef struct {
     const Decode *a;
     Progress *progress;
     int coded;                        /* rows that are multiplied have codes behind them */
+    int64_t turned_room;              /* floats of a thread for turned columns */
     int64_t rows;                     /* R: row b T + t is token t of sequence b */
     int64_t width_stride, mixed_stride, head_stride, hidden_stride, score_stride;
     float *x, *normed;                /* (R, width_stride): the residual stream, and its norm */
@@ -92,7 +100,7 @@ static void embed(const Step *s) {
 /* One head's rows of the query, key or value matrix; keys and values go to their place in the
  * cache. Rows that lie there at one distance are done at once: those of a sequence, or, where each
  * sequence has one, all. */
-static void heads_task(const Step *s, int64_t layer, int64_t task) {
+static void heads_task(const Step *s, int64_t layer, int64_t task, Own *own) {
     const Decode *a = s->a;
     const Layer *l = &a->layers[layer];
     int64_t d = a->head_width, kind = task < a->heads ? 0 : 1 + (task - a->heads) / a->key_heads;
@@ -108,7 +116,7 @@ static void heads_task(const Step *s, int64_t layer, int64_t task) {
                           first / a->chunk * sequence + (head * a->capacity + a->length) * d;
             target.stride = a->chunk == 1 ? sequence : d;
         }
-        product(s->coded, matrix, head * d, d, a->width, s->normed + first * s->width_stride,
+        product(&own->turned, matrix, head * d, d, a->width, s->normed + first * s->width_stride,
                 s->width_stride, together, target);
         for (int64_t r = 0; r < together && kind < 2; r++) {
             float *row = target.data + r * target.stride;
@@ -132,37 +140,39 @@ static void attention_task(const Step *s, int64_t layer, int64_t task, float *sc
     const float *query = s->queries + (row * a->heads + h) * s->head_stride;
     Target target = {scores, s->score_stride, 0};
     float total[QUERY_TILE];
-    score_any(a->kind, a->keys + offset, n, d, query, a->heads * s->head_stride, count, target);
+    score_any(a->kind, a->keys + offset, n, d, query, a->heads * s->head_stride, count,
+              (const char *)a->values - (const char *)a->keys, target);
     for (int64_t q = 0; q < count; q++, query += a->heads * s->head_stride) {
         float scale = a->scale * (lambda ? expf(lambda[h % a->lambdas]) : 1.0f);
         if (a->kind == KIND_COSINE) scale *= inverse_norm(squared_norm(query, d));
         total[q] = exponentials(a->kind, scores + q * s->score_stride, n - count + q + 1, n, scale,
                                 a->slopes ? a->slopes[h] : 0.0f);
     }
-    mix(target, total, count, n, a->values + offset, d,
+    mix(target, total, count, n, a->values + offset, d, a->keys - a->values + a->capacity * d,
         (Target){s->mixed + row * s->mixed_stride + h * d, s->mixed_stride, 0});
 }
 
 /* A block of rows of a (width, .) matrix, added to the residual stream. */
 static void residual_task(const Step *s, Matrix matrix, int64_t inner, const float *input,
-                          int64_t stride, int64_t task) {
+                          int64_t stride, int64_t task, Own *own) {
     int64_t first = task * s->width_block, rows = smaller(s->width_block, s->a->width - first);
-    product(s->coded, matrix, first, rows, inner, input, stride, s->rows,
+    product(&own->turned, matrix, first, rows, inner, input, stride, s->rows,
             (Target){s->x + first, s->width_stride, 1});
 }
 
 /* A block of hidden units of a network, activated, of `columns` rows. */
 static void up_task(const Step *s, const Network *network, const float *input, int64_t columns,
-                    float *hidden, int64_t task, float *gates) {
+                    float *hidden, int64_t task, Own *own) {
+    float *gates = own->scratch;
     const Decode *a = s->a;
     int64_t block = block_rows(network->hidden, a->threads), first = task * block;
     int64_t rows = smaller(block, network->hidden - first);
     hidden += first;
-    product(s->coded, network->up, first, rows, a->width, input, s->width_stride, columns,
+    product(&own->turned, network->up, first, rows, a->width, input, s->width_stride, columns,
             (Target){hidden, s->hidden_stride, 0});
     if (network->gate.data) {
         memset(gates, 0, columns * block * sizeof(float));
-        product(s->coded, network->gate, first, rows, a->width, input, s->width_stride, columns,
+        product(&own->turned, network->gate, first, rows, a->width, input, s->width_stride, columns,
                 (Target){gates, block, 0});
     }
     for (int64_t c = 0; c < columns; c++)
@@ -176,32 +186,33 @@ static void up_task(const Step *s, const Network *network, const float *input, i
 
 #include "experts.h"
 
-static void logits_task(const Step *s, int64_t task) {
+static void logits_task(const Step *s, int64_t task, Own *own) {
     const Decode *a = s->a;
     int64_t first = task * s->logits_block, rows = smaller(s->logits_block, a->vocabulary - first);
-    product(s->coded, a->head, first, rows, a->width, s->normed + (a->chunk - 1) * s->width_stride,
+    product(&own->turned, a->head, first, rows, a->width, s->normed + (a->chunk - 1) * s->width_stride,
             a->chunk * s->width_stride, a->batch, (Target){a->logits + first, a->vocabulary, 0});
 }
 
 static void run_phase(const Step *s, int64_t layer, const Phase *phase, int64_t task,
-                      float *scratch) {
+                      Own *own) {
     const Decode *a = s->a;
     const Layer *l = &a->layers[layer];
     const Branch *branch = &l->branches[phase->branch];
     float *hidden = s->hidden + phase->branch * s->rows * s->hidden_stride;
     switch (phase->kind) {
-    case HEADS: heads_task(s, layer, task); break;
-    case ATTENTION: attention_task(s, layer, task, scratch); break;
+    case HEADS: heads_task(s, layer, task, own); break;
+    case ATTENTION: attention_task(s, layer, task, own->scratch); break;
     case OUTPUT:
-        residual_task(s, l->output, a->heads * a->head_width, s->mixed, s->mixed_stride, task);
+        residual_task(s, l->output, a->heads * a->head_width, s->mixed, s->mixed_stride, task,
+                      own);
         break;
-    case ROUTE: route_task(s, branch, scratch); break;
-    case EXPERTS_UP: experts_up_task(s, branch, task, scratch); break;
-    case EXPERTS_DOWN: experts_down_task(s, branch, task, scratch); break;
-    case UP: up_task(s, &branch->network, s->normed, s->rows, hidden, task, scratch); break;
+    case ROUTE: route_task(s, branch, own); break;
+    case EXPERTS_UP: experts_up_task(s, branch, task, own); break;
+    case EXPERTS_DOWN: experts_down_task(s, branch, task, own); break;
+    case UP: up_task(s, &branch->network, s->normed, s->rows, hidden, task, own); break;
     case DOWN:
         residual_task(s, branch->network.down, branch->network.hidden, hidden, s->hidden_stride,
-                      task);
+                      task, own);
     }
 }
 
@@ -229,12 +240,24 @@ static void wait_for(Progress *progress, int64_t phase) {
     for (int turn = 0; atomic_load(&progress->open) < phase; turn++) wait_a_moment(turn);
 }
 
-static void step_task(const void *context, int64_t number, float *scratch) {
+/* A thread's own memory, at work on a phase; of the first such, 1, it is all zeros before. */
+static Own *own_memory(const Step *s, float *memory, int64_t phase) {
+    Own *own = (Own *)memory;
+    own->turned.coded = s->coded;
+    own->turned.numbers = memory + OWN_FLOATS;
+    own->scratch = own->turned.numbers + s->turned_room;
+    if (own->turned.phase != phase) own->turned.x = NULL;
+    own->turned.phase = phase;
+    return own;
+}
+
+static void step_task(const void *context, int64_t number, float *memory) {
     const Step *s = context;
     int64_t layer = number / s->layer_tasks, task = number % s->layer_tasks, end = number - task;
     if (layer >= s->a->n_layers) {
-        wait_for(s->progress, s->a->n_layers * s->phases);
-        logits_task(s, number - s->a->n_layers * s->layer_tasks);
+        int64_t last = s->a->n_layers * s->phases;
+        wait_for(s->progress, last);
+        logits_task(s, number - s->a->n_layers * s->layer_tasks, own_memory(s, memory, last + 1));
         return;
     }
     int phase = 0;
@@ -243,11 +266,12 @@ static void step_task(const void *context, int64_t number, float *scratch) {
         end += s->phase[phase].tasks;
     }
     end += s->phase[phase].tasks;
-    wait_for(s->progress, layer * s->phases + phase);
-    run_phase(s, layer, &s->phase[phase], task, scratch);
+    int64_t open = layer * s->phases + phase;
+    wait_for(s->progress, open);
+    run_phase(s, layer, &s->phase[phase], task, own_memory(s, memory, open + 1));
     if (atomic_fetch_add(&s->progress->finished, 1) + 1 == end) {
         close_phase(s, layer, &s->phase[phase]);
-        atomic_store(&s->progress->open, layer * s->phases + phase + 1);
+        atomic_store(&s->progress->open, open + 1);
     }
 }
 
@@ -301,6 +325,8 @@ static int64_t plan(Step *s, const Decode *a, int64_t *places) {
         scratch = larger(scratch, s->rows * branch->n_experts);
     }
     s->coded = a->grouped && can_code();
+    int64_t widest = larger(larger(a->width, a->heads * a->head_width), hidden);
+    s->turned_room = round_up(s->rows, LANES) * round_up(smaller(widest, MOST_TURNED_WIDTH), 64);
     s->width_stride = row_stride(s, a->width);
     s->mixed_stride = row_stride(s, a->heads * a->head_width);
     s->head_stride = round_up(a->head_width, ALIGNMENT);
@@ -310,7 +336,7 @@ static int64_t plan(Step *s, const Decode *a, int64_t *places) {
     add_phases(s, a);
     s->total_tasks = a->n_layers * s->layer_tasks;
     if (a->logits) s->total_tasks += blocks(a->vocabulary, s->logits_block);
-    return larger(scratch, larger(s->rows, *places) * MOST_ROWS);
+    return OWN_FLOATS + s->turned_room + larger(scratch, larger(s->rows, *places) * MOST_ROWS);
 }
 
 /* `count` numbers of four bytes, aligned, from memory that begins at *next. */

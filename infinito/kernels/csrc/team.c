@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "attention.h"
@@ -124,6 +125,7 @@ int run_team(TaskFunction function, const void *context, int64_t tasks, int thre
     void *scratch = NULL;
     size_t bytes = (job.helpers + 1) * job.scratch_floats * sizeof(float);
     if (posix_memalign(&scratch, LINE * sizeof(float), bytes)) return STATUS_NO_MEMORY;
+    memset(scratch, 0, bytes);
     job.scratch = scratch;
     /* Another thread's step may have the helpers already; this one then goes alone. */
     if (job.helpers > 0 && pthread_mutex_trylock(&pool.calling) == 0) {

@@ -13,7 +13,7 @@
 typedef void (*TaskFunction)(const void *context, int64_t task, float *scratch);
 
 /* A task may wait for earlier ones: tasks are taken in the order of their numbers. Every thread
- * gets `scratch_floats` floats, aligned to 64 bytes. Returns STATUS_OK or STATUS_NO_MEMORY. */
+ * gets `scratch_floats` floats, aligned to 64 bytes and zero at first. Returns STATUS_OK or STATUS_NO_MEMORY. */
 int run_team(TaskFunction function, const void *context, int64_t tasks, int threads,
              int64_t scratch_floats);
 

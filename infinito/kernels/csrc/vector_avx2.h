@@ -29,6 +29,12 @@ INLINE vf vector_from_bytes(const int8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 
+/* LANES numbers of bfloat16, anywhere. */
+INLINE vf vector_from_halves(const uint16_t *p) {
+    __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+
 INLINE vf vector_exp2(vf x) { return vector_exp2_portable(x); }
 INLINE vf vector_sign(vf x) { return vector_sign_portable(x); }
 INLINE vf vector_rsqrt(vf x) { return vector_splat(1.0f) / _mm256_sqrt_ps(x); }

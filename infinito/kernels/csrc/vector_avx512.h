@@ -23,6 +23,12 @@ INLINE vf vector_from_bytes(const int8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
 
+/* LANES numbers of bfloat16, anywhere. */
+INLINE vf vector_from_halves(const uint16_t *p) {
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
 INLINE vf vector_exp2(vf x) {
     x = vector_max(vector_splat(-160.0f), x);
     vf whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -27,6 +27,11 @@ INLINE vf vector_from_bytes(const int8_t *p) {
     return (vf){(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
 }
 
+/* LANES numbers of bfloat16, anywhere. */
+INLINE vf vector_from_halves(const uint16_t *p) {
+    return (vf)((vu){p[0], p[1], p[2], p[3]} << 16);
+}
+
 INLINE vf vector_exp2(vf x) { return vector_exp2_portable(x); }
 INLINE vf vector_sign(vf x) { return vector_sign_portable(x); }
 INLINE vf vector_rsqrt(vf x) {
