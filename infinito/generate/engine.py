@@ -145,7 +145,7 @@ class _Chooser:
             ids: list[int] = logits.argmax(dim=-1).tolist()
         else:
             uniforms = [generator.random() for generator in self._random]
-            ids = processors.draw(processors.warp(logits, self._config), uniforms).tolist()
+            ids = processors.sample(logits, self._config, uniforms).tolist()
         self._remember(ids)
         return ids
 

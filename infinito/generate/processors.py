@@ -30,10 +30,12 @@ def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     The paper divides, which rewards negative logits; like the rest of the world we multiply those.
     """
     penalty = _within_float32(penalty)
-    penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
+    places = seen.nonzero(as_tuple=True)
+    values = logits[places]
+    penalised = torch.where(values < 0, values * penalty, values / penalty)
     # A huge penalty may not become -inf: if every token was seen, nothing would be left.
     penalised.clamp_(_FLOAT32.min, _FLOAT32.max)
-    return torch.where(seen & (logits > _NEVER), penalised, logits)
+    return logits.index_put(places, torch.where(values > _NEVER, penalised, values))
 
 
 def forbid(logits: Tensor, forbidden: Tensor) -> Tensor:
@@ -101,11 +103,30 @@ def warp(logits: Tensor, config: SamplingConfig) -> Tensor:
     logits = temperature(logits, config.temperature)
     if config.top_k > 0:
         logits = top_k(logits, config.top_k)
+    return nucleus(logits, config)
+
+
+def nucleus(logits: Tensor, config: SamplingConfig) -> Tensor:
+    """Top-p and min-p, those that are on."""
     if config.top_p < 1:
         logits = top_p(logits, config.top_p)
     if config.min_p > 0:
         logits = min_p(logits, config.min_p)
     return logits
+
+
+def sample(logits: Tensor, config: SamplingConfig, uniforms: Sequence[float]) -> Tensor:
+    """As :func:`draw` of :func:`warp`, at the cost of the top-k alone where they are few."""
+    k = config.top_k
+    if 0 < k < logits.shape[-1]:
+        values, ids = logits.topk(k + 1, dim=-1)
+        values = temperature(values, config.temperature)
+        # What ties with the k-th is kept as well: then, or with fewer tokens left, the long way.
+        if not bool((values[:, k - 1] == values[:, k]).any()):
+            ids, order = ids[:, :k].sort(dim=-1)
+            kept = nucleus(values.gather(-1, order), config)
+            return ids.gather(-1, draw(kept, uniforms)[:, None])[:, 0]
+    return draw(warp(logits, config), uniforms)
 
 
 def draw(logits: Tensor, uniforms: Sequence[float]) -> Tensor:

@@ -81,6 +81,34 @@ def test_some_token_is_always_left_and_the_drawn_one_is_among_them(
     assert int(processors.draw(warped, [point])) in possible(warped)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(2, 40).flatmap(
+        lambda n: st.lists(
+            st.lists(
+                st.floats(-20, 20, width=32) | st.sampled_from([-INF, 0.0, 2.0]),
+                min_size=n,
+                max_size=n,
+            ).map(lambda row: [*row[1:], 1.0]),
+            min_size=1,
+            max_size=4,
+        )
+    ),
+    st.integers(0, 41),
+    share,
+    share,
+    st.sampled_from([1e-30, 0.3, 0.8, 1.0, 40.0, 1e30]),
+    st.floats(0, 0.99999),
+)
+def test_the_short_way_to_a_token_draws_what_the_long_one_draws(
+    values: list[list[float]], k: int, p: float, smallest: float, temperature: float, point: float
+) -> None:
+    config = SamplingConfig(top_k=k, top_p=p, min_p=smallest, temperature=temperature)
+    logits, points = torch.tensor(values), [point, 0.99999 - point, 0.0, 0.5][: len(values)]
+    expected = processors.draw(processors.warp(logits, config), points)
+    assert torch.equal(processors.sample(logits, config, points), expected)
+
+
 @quick
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 4))
 def test_repeated_ngrams_twin(history: list[int], size: int) -> None:

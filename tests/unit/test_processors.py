@@ -141,3 +141,24 @@ def test_draw_never_takes_an_excluded_token_at_the_edges() -> None:
     logits = torch.tensor([[-INF, 0.0, 0.1, -INF]])
     assert processors.draw(logits, [0.0]).item() == 1
     assert processors.draw(logits, [math.nextafter(1.0, 0.0)]).item() == 2
+
+
+def test_with_few_candidates_the_rest_of_the_vocabulary_is_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logits = torch.tensor([[float(n * 37 % 101) for n in range(100)]] * 5)
+    points = [0.1, 0.3, 0.5, 0.7, 0.9]
+    config = SamplingConfig(top_k=7, temperature=5.0)
+    expected = processors.draw(processors.warp(logits, config), points)
+    assert len(set(expected.tolist())) > 2
+    widths, original = [], processors.draw
+
+    def noted(logits: torch.Tensor, uniforms: list[float]) -> torch.Tensor:
+        widths.append(logits.shape[-1])
+        return original(logits, uniforms)
+
+    monkeypatch.setattr(processors, "draw", noted)
+    assert torch.equal(processors.sample(logits, config, points), expected)
+    logits[:, 50] = logits[0].topk(7).values[-1]  # a tie behind the seventh: both are kept
+    processors.sample(logits, config, points)
+    assert widths == [7, 100]
