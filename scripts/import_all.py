@@ -14,6 +14,7 @@ NEED_MORE = {
     "infinito.evaluate.harness",
     "infinito.attention.triton_kernels",
     "infinito.attention.triton_tiles",
+    "infinito.kernels.triton_passes",
 }
 #: C, loaded by path.
 NOT_PYTHON = {"infinito.kernels.libinfinito"}

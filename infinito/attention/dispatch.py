@@ -11,6 +11,7 @@ from infinito.attention import chunked, cpu, reference, sdpa, triton
 from infinito.attention.call import check_arguments, prepare_call
 from infinito.attention.kinds import Kind
 from infinito.distributed.rows import current_share
+from infinito.kernels import on_gpu
 from infinito.kernels.native import REMEDY
 from infinito.kernels.table import Operation, Variant, no_objection
 
@@ -59,15 +60,15 @@ def _sdpa_objection(request: Request) -> str | None:
 
 
 def _triton_objection(request: Request) -> str | None:
-    if request.device != "cuda" and not triton.interpreted:
+    if request.device != "cuda" and not on_gpu.interpreted:
         return f"the tensors are on {request.device}, not on cuda"
     if request.dtype not in triton.DTYPES:
         return f"it takes float32, bfloat16 and float16, not {request.dtype}"
-    if triton.interpreted and request.dtype == torch.bfloat16:
+    if on_gpu.interpreted and request.dtype == torch.bfloat16:
         return "the interpreter of Triton does not compute in bfloat16"
     if request.width > triton.MAX_WIDTH:
         return f"head width {request.width} exceeds {triton.MAX_WIDTH}"
-    return triton.missing
+    return on_gpu.missing
 
 
 ATTENTION: Operation[Request] = Operation(
@@ -75,7 +76,7 @@ ATTENTION: Operation[Request] = Operation(
     {
         "cpu": Variant(cpu.describe, _cpu_objection, cpu.run, REMEDY),
         "sdpa": Variant(lambda: "fused dot-product attention of torch", _sdpa_objection, sdpa.run),
-        "triton": Variant(triton.describe, _triton_objection, triton.run),
+        "triton": Variant(on_gpu.describe, _triton_objection, triton.run),
         "chunked": Variant(
             lambda: "row chunks in torch operations, memory-linear", no_objection, chunked.run
         ),

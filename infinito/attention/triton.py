@@ -1,14 +1,11 @@
 """The CUDA back end: the kernels of ``triton_kernels``, one torch operator in two directions.
 
-Triton is imported by the first call. With TRITON_INTERPRET=1 in the environment the kernels run
-in Triton's interpreter, on CPU tensors: that is how they are tested without a GPU.
+Triton is imported by the first call, or interprets: see ``kernels/on_gpu.py``.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -24,14 +21,6 @@ from infinito.attention.operator import register, rows_like
 MAX_WIDTH = 256
 STAGES = 2  # of the copy of key and value blocks into shared memory
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-#: Why the kernels cannot be used at all, or None: a plain value that torch.compile can guard.
-missing: str | None = None if find_spec("triton") else "the triton package is not installed"
-interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def describe() -> str:
-    """For reasons and ``doctor``."""
-    return "Triton kernels, interpreted" if interpreted else "Triton kernels"
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,13 @@ import triton.language as tl
 from infinito.attention.triton_tiles import (
     LOG2_E,
     add_gradient,
-    dropout_keeps,
-    dropout_rows,
     load_tile,
     own_gradient,
     store_tile,
     tile_distances,
     tile_logits,
 )
+from infinito.kernels.triton_passes import dropout_keeps, dropout_rows
 
 
 @triton.jit

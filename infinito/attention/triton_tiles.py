@@ -1,4 +1,4 @@
-"""What the Triton kernels do with one tile: load, store, distances, logits, gradients, dropout.
+"""What the Triton kernels do with one tile: load, store, distances, logits, gradients.
 
 A program owns ROWS rows of one side ("own") and meets COLUMNS rows of the other ("other"), of
 width D (padded to PADDED, a power of two); its own rows are the first axis of every tile.
@@ -20,32 +20,6 @@ _TIE = tl.constexpr(2.0**-19)
 
 #: Makes +-1 or more of any bfloat16 difference above 2^-60; numbers below 2^67 do not overflow.
 _LARGE = tl.constexpr(2.0**60)
-
-
-@triton.jit
-def _mix64(x):
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB
-    return x ^ (x >> 31)
-
-
-@triton.jit
-def dropout_rows(seed_pointer, head_counter, query):
-    """The 64-bit states of rows, of the shape of ``query``; see ``dropout.py``."""
-    seed = tl.load(seed_pointer).to(tl.uint64, bitcast=True)
-    head = _mix64(seed + head_counter.to(tl.uint64) * 0x9E3779B97F4A7C15)
-    return _mix64(head + query.to(tl.uint64) * 0xD1B54A32D192ED03)
-
-
-@triton.jit
-def dropout_keeps(row, key, threshold):
-    """Which weights survive, broadcast over ``row`` and ``key``."""
-    x = key.to(tl.uint32) * 0x9E3779B9 + row.to(tl.uint32)
-    x = (x ^ (x >> 16)) * 0x7FEB352D
-    x = x ^ (row >> 32).to(tl.uint32)
-    x = (x ^ (x >> 15)) * 0x846CA68B
-    x = x ^ (x >> 16)
-    return (x >> 8) >= threshold.to(tl.uint32)
 
 
 @triton.jit

@@ -1,7 +1,9 @@
-"""The fused operations in C: what a plain twin does in many passes over memory, done in one.
+"""The fused operations, compiled: what a plain twin does in many passes over memory, in one.
 
-Activations are float32 or bfloat16; the residual stream, gains and all arithmetic are float32.
-torch.compile traces each as one operator. Shapes and meanings stand in ``csrc/fused.h``.
+On a processor they are C, on a graphics card Triton; what surrounds the kernels is the same.
+Activations are float32, bfloat16 or, in Triton, float16; the residual stream, gains and all
+arithmetic are float32. torch.compile traces each as one operator. Shapes and meanings stand in
+``csrc/fused.h``.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ import torch
 from torch import Tensor
 
 from infinito.distributed.rows import current_share
+from infinito.kernels import on_gpu
 from infinito.kernels.native import Native, fields
 from infinito.kernels.plain import keep_mask, keep_scale
 from infinito.runtime.precision import compute_dtype
 
-DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MOST_HEAD_WIDTH = 256
 _VERSION = 1
 _BLOCK_ROWS = 32
@@ -61,8 +64,13 @@ _KERNELS = {
         "muon", "gradient buffer update parameter", "count threads", "momentum keep rate"
     ),
 }
-#: Why none of them can be used, or None.
+#: Why none of those in C can be used, or None.
 missing: str | None = _KERNELS["residual"].native.missing
+
+
+def serves(device: str) -> str | None:
+    """The code that computes on a type of device, if there is any."""
+    return "triton" if on_gpu.interpreted else {"cpu": "c", "cuda": "triton"}.get(device)
 
 
 def _execute(
@@ -71,13 +79,16 @@ def _execute(
 ) -> None:  # fmt: skip
     """Call a kernel; ``places`` are the fields of the inputs, then of the outputs."""
     kernel = _KERNELS[name]
-    arguments = kernel.structure(threads=torch.get_num_threads())
-    for field, tensor in zip(places, [*inputs, *outputs], strict=True):
+    tensors = dict(zip(places, [*inputs, *outputs], strict=True))
+    for field, tensor in tensors.items():
         assert tensor.is_contiguous(), f"{name}: {field} does not lie row by row"
-        setattr(arguments, field, tensor.data_ptr())
-    for field, number in zip([*kernel.sizes, *kernel.factors], [*sizes, *factors], strict=True):
-        setattr(arguments, field, number)
-    kernel.native(arguments)
+    fields = [*kernel.sizes, *kernel.factors]
+    numbers = dict(zip(fields, [*sizes, *factors], strict=True))
+    if serves(tensor.device.type) == "triton":
+        on_gpu.execute(name, {**tensors, **numbers, "block_rows": _BLOCK_ROWS})
+        return
+    addresses = {field: tensor.data_ptr() for field, tensor in tensors.items()}
+    kernel.native(kernel.structure(threads=torch.get_num_threads(), **addresses, **numbers))
 
 
 _operator = torch.library.custom_op(
@@ -102,9 +113,13 @@ def _call(
     execute(name, places, list(read.values()), list(written.values()), sizes, factors)
 
 
-def _grad_gain(rows: int, *shape: int) -> Tensor:
+def _float32(like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, device=like.device)
+
+
+def _grad_gain(like: Tensor, rows: int, *shape: int) -> Tensor:
     """Room for the sums of each block of rows."""
-    return torch.empty((rows + _BLOCK_ROWS - 1) // _BLOCK_ROWS, *shape)
+    return _float32(like, (rows + _BLOCK_ROWS - 1) // _BLOCK_ROWS, *shape)
 
 
 class _Draw(NamedTuple):
@@ -117,15 +132,20 @@ class _Draw(NamedTuple):
     scale: float = 1.0
 
 
-def masked(shape: torch.Size, probability: float) -> _Draw:
+def masked(like: Tensor, shape: torch.Size, probability: float) -> _Draw:
     """The mask that the plain twin draws, from the same numbers of torch's generator."""
     if probability == 0.0:
         return _Draw()
-    mask = keep_mask(shape, probability, torch.device("cpu"))
-    return _Draw(mask, scale=keep_scale(probability))
+    if like.device.type == "cpu":
+        return _Draw(keep_mask(shape, probability, like.device), scale=keep_scale(probability))
+    share = current_share()
+    drawn = like.new_empty(share.whole(shape) if share else shape)
+    _, kept = torch.native_dropout(drawn, probability, True)
+    mask = (kept[share.rows] if share else kept).contiguous().view(torch.int8)
+    return _Draw(mask, scale=1.0 / (1.0 - probability))
 
 
-def counted(shape: torch.Size, probability: float) -> _Draw:
+def counted(like: Tensor, shape: torch.Size, probability: float) -> _Draw:
     """One number of torch's generator, however many are to be kept or not.
 
     Number i of row n is kept where ``attention/dropout.py`` keeps the weight of query n and key i
@@ -134,7 +154,7 @@ def counted(shape: torch.Size, probability: float) -> _Draw:
     """
     if probability == 0.0:
         return _Draw()
-    seed, share = torch.randint(2**63 - 1, (1,)), current_share()
+    seed, share = torch.randint(2**63 - 1, (1,), device=like.device), current_share()
     first = share.first * shape[1:-1].numel() if share else 0
     return _Draw(None, seed, round(probability * _RESOLUTION), first, 1.0 / (1.0 - probability))
 
@@ -149,9 +169,9 @@ class _Residual(torch.autograd.Function):
         threshold: int, first: int, scale: float,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         rows, width = len(x) if index is None else len(index), x.shape[1]
-        stream = torch.empty(rows if branch is not None else 0, width)
-        normed = torch.empty(rows if gain is not None else 0, width, dtype=dtype)
-        inverse = torch.empty(len(normed))
+        stream = _float32(x, rows if branch is not None else 0, width)
+        normed = x.new_empty(rows if gain is not None else 0, width, dtype=dtype)
+        inverse = _float32(x, len(normed))
         branch_dtype = x.dtype if branch is None else branch.dtype
         _call(
             "residual",
@@ -174,9 +194,9 @@ class _Residual(torch.autograd.Function):
         rows, width = len(read) if index is None else len(index), read.shape[1]
         of_stream = None if of_stream is None else of_stream.contiguous()
         of_normed = None if of_normed is None else of_normed.contiguous()
-        of_branch = torch.empty(rows, width, dtype=branch_dtype) if branched else None
-        of_x = of_stream if of_normed is None else torch.empty(rows, width)
-        of_gain = None if of_normed is None else _grad_gain(rows, width)
+        of_branch = read.new_empty(rows, width, dtype=branch_dtype) if branched else None
+        of_x = of_stream if of_normed is None else _float32(read, rows, width)
+        of_gain = None if of_normed is None else _grad_gain(read, rows, width)
         written = {"grad_branch": of_branch, "grad_gain": of_gain}
         _call(
             "residual backward",
@@ -192,7 +212,7 @@ class _Residual(torch.autograd.Function):
         return of_x, None, of_branch, total, *[None] * 7
 
 
-Draws = Callable[[torch.Size, float], _Draw]
+Draws = Callable[[Tensor, torch.Size, float], _Draw]
 
 
 def residual(draws: Draws) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -202,7 +222,7 @@ def residual(draws: Draws) -> Callable[..., tuple[Tensor, Tensor]]:
         x: Tensor, branch: Tensor, probability: float, gain: Tensor | None, epsilon: float
     ) -> tuple[Tensor, Tensor]:
         rows, add = x.flatten(0, -2), branch.flatten(0, -2)
-        draw, dtype = draws(branch.shape, probability), compute_dtype(x)
+        draw, dtype = draws(branch, branch.shape, probability), compute_dtype(x)
         stream, normed = _Residual.apply(rows, None, add, gain, epsilon, dtype, *draw)  # type: ignore[no-untyped-call]
         stream = stream.view_as(x)
         return stream, stream if gain is None else normed.view_as(x)
@@ -214,7 +234,7 @@ def norm(draws: Draws) -> Callable[..., Tensor]:
     """The twin of :func:`infinito.kernels.plain.norm`."""
 
     def run(x: Tensor, probability: float, gain: Tensor, epsilon: float) -> Tensor:
-        draw, dtype = draws(x.shape, probability), compute_dtype(x)
+        draw, dtype = draws(x, x.shape, probability), compute_dtype(x)
         rows = x.flatten(0, -2)
         _, normed = _Residual.apply(rows, None, None, gain, epsilon, dtype, *draw)  # type: ignore[no-untyped-call]
         result: Tensor = normed.view_as(x)
@@ -230,7 +250,7 @@ def embedding(draws: Draws) -> Callable[..., Tensor]:
         table: Tensor, tokens: Tensor, probability: float, gain: Tensor, epsilon: float
     ) -> Tensor:
         shape = torch.Size((*tokens.shape, table.shape[1]))
-        index, draw = tokens.flatten().contiguous(), draws(shape, probability)
+        index, draw = tokens.flatten().contiguous(), draws(table, shape, probability)
         _, normed = _Residual.apply(table, index, None, gain, epsilon, table.dtype, *draw)  # type: ignore[no-untyped-call]
         result: Tensor = normed.view(shape)
         return result
@@ -298,7 +318,7 @@ class _Heads(torch.autograd.Function):
         joined, query_gain, key_gain, cosines, sines = ctx.saved_tensors
         query, key, value = (gradient.contiguous() for gradient in gradients)
         of_joined, rows = torch.empty_like(joined), ctx.sizes[0]
-        of_gains = _grad_gain(rows, 2, query.shape[3])
+        of_gains = _grad_gain(joined, rows, 2, query.shape[3])
         _call(
             "heads", ctx.sizes, [ctx.epsilon], {"grad_joined": of_joined, "grad_gains": of_gains},
             joined=joined, query_gain=query_gain, key_gain=key_gain, cosines=cosines, sines=sines,
@@ -320,7 +340,7 @@ def heads(
 
 def softmax_slope(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """The twin of :func:`infinito.kernels.plain.softmax_slope`; writes over the logits."""
-    nats = torch.empty(len(logits))
+    nats = _float32(logits, len(logits))
     _call(
         "softmax slope", [*logits.shape, DTYPES[logits.dtype]], [scale],
         {"logits": logits, "nats": nats}, targets=targets.contiguous(),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from infinito.errors import ConfigError
-from infinito.kernels import compiled, plain
+from infinito.kernels import compiled, on_gpu, plain
 from infinito.kernels.native import REMEDY, describe_library
 from infinito.kernels.table import Operation, Variant, no_objection
 
@@ -101,26 +101,38 @@ def _move_inputs(s: StepShape) -> tuple[Any, ...]:
     return parameter, update.bfloat16(), 1.0 - 1e-3, 1e-3
 
 
-def _objection(shape: StepShape) -> str | None:
-    if shape.device != "cpu":
+def _in_c(shape: StepShape) -> str | None:
+    if compiled.serves(shape.device) != "c":
         return f"the tensors are on {shape.device}"
-    if shape.dtype not in compiled.DTYPES:
+    if shape.dtype not in (torch.float32, torch.bfloat16):
         return f"it takes float32 and bfloat16, not {shape.dtype}"
     return compiled.missing
 
 
-def _heads_objection(shape: StepShape) -> str | None:
-    if shape.d_head > compiled.MOST_HEAD_WIDTH:
-        return f"head width {shape.d_head} exceeds {compiled.MOST_HEAD_WIDTH}"
-    return _objection(shape)
+def _in_triton(shape: StepShape) -> str | None:
+    if compiled.serves(shape.device) != "triton":
+        return f"the tensors are on {shape.device}, not on cuda"
+    return on_gpu.missing
 
 
-def _in_c(
-    run: Callable[..., Any],
-    what: str = "",
-    objection: Callable[[StepShape], str | None] = _objection,
-) -> Variant[StepShape]:
-    return Variant(lambda: f"one pass, {describe_library()}{what}", objection, run, REMEDY)
+def _narrow(objection: Callable[[StepShape], str | None]) -> Callable[[StepShape], str | None]:
+    def of_heads(shape: StepShape) -> str | None:
+        if shape.d_head > compiled.MOST_HEAD_WIDTH:
+            return f"head width {shape.d_head} exceeds {compiled.MOST_HEAD_WIDTH}"
+        return objection(shape)
+
+    return of_heads
+
+
+def _fused(
+    run: Callable[..., Any], ending: str = "", what: str = "", heads: bool = False
+) -> dict[str, Variant[StepShape]]:
+    """The variants of one function that C and Triton both compute."""
+    c, triton = (_narrow(x) if heads else x for x in (_in_c, _in_triton))
+    return {
+        "c" + ending: Variant(lambda: f"one pass, {describe_library()}{what}", c, run, REMEDY),
+        "triton" + ending: Variant(lambda: f"one pass, {on_gpu.describe()}{what}", triton, run),
+    }
 
 
 def _operation(
@@ -139,10 +151,10 @@ def _operation(
 def _dropping(
     of: Callable[[compiled.Draws], Callable[..., Any]],
 ) -> dict[str, Variant[StepShape]]:
-    """In C, with a dropout that counts, and with one that draws a mask as the twin does."""
+    """With a dropout that counts, and with one that draws a mask as the twin does."""
     return {
-        "c_counter": _in_c(of(compiled.counted), ", dropout by a counter"),
-        "c": _in_c(of(compiled.masked), ", dropout by the usual mask"),
+        **_fused(of(compiled.counted), "_counter", ", dropout by a counter"),
+        **_fused(of(compiled.masked), "", ", dropout by the usual mask"),
     }
 
 
@@ -155,24 +167,23 @@ OPERATIONS: dict[str, FusedOperation] = {
         _operation("norm", _norm_inputs, plain.norm, **_dropping(compiled.norm)),
         _operation("residual", _residual_inputs, plain.residual, **_dropping(compiled.residual)),
         _operation(
-            "heads", _heads_inputs, plain.heads,
-            c=_in_c(compiled.heads, objection=_heads_objection),
+            "heads", _heads_inputs, plain.heads, **_fused(compiled.heads, heads=True)
         ),
         _operation(
             "squared_relu", lambda s: (_hidden(s),), plain.squared_relu,
-            c=_in_c(compiled.squared_relu),
+            **_fused(compiled.squared_relu),
         ),
         _operation(
-            "swiglu", lambda s: (_hidden(s), _hidden(s)), plain.swiglu, c=_in_c(compiled.swiglu)
+            "swiglu", lambda s: (_hidden(s), _hidden(s)), plain.swiglu, **_fused(compiled.swiglu)
         ),
-        _operation("momentum", _momentum_inputs, plain.momentum, c=_in_c(compiled.momentum)),
-        _operation("move", _move_inputs, plain.move, c=_in_c(compiled.move)),
-        _operation("loss", _loss_inputs, plain.softmax_slope, c=_in_c(compiled.softmax_slope)),
+        _operation("momentum", _momentum_inputs, plain.momentum, **_fused(compiled.momentum)),
+        _operation("move", _move_inputs, plain.move, **_fused(compiled.move)),
+        _operation("loss", _loss_inputs, plain.softmax_slope, **_fused(compiled.softmax_slope)),
     )
 }  # fmt: skip
 
 #: The same draws and, within rounding, the same results as without fusion.
-_CONSERVATIVE: dict[str, tuple[str, ...]] = dict.fromkeys(OPERATIONS, ("c",))
+_CONSERVATIVE: dict[str, tuple[str, ...]] = dict.fromkeys(OPERATIONS, ("c", "triton"))
 #: Everything there is; dropout draws other masks.
 _MODERATE = {name: tuple(operation.variants)[:-1] for name, operation in OPERATIONS.items()}
 
@@ -248,7 +259,9 @@ def make_plan(
     chosen, passed = {}, dict[str, tuple[dict[str, None], dict[str, None]]]()
     for name, allowed in LEVELS[level].items():
         first = wanted.variants.get(name) if wanted.level == level else None
-        order = [*([first] if first else []), *allowed, TORCH]
+        code = compiled.serves(shape.device)
+        here = [v for v in allowed if code is None or v.startswith(code)]
+        order = [*([first] if first else []), *here, TORCH]
         variants = OPERATIONS[name].variants
         objections = {
             v: variants[v].objection(shape) if v in variants else "unknown" for v in order

@@ -104,6 +104,8 @@ def choose_level(asked: str, shape: StepShape, device: str) -> tuple[str, Plan, 
     if speeds:
         return "none", Plan(), "auto: no level's step was measured to be faster than plain torch"
     hint = "not measured here for such steps, which `infinito bench fusion --config FILE` does"
+    if shape.device == "cuda":  # whether a pass pays there depends on the card and on its launch
+        return "none", Plan(), f"auto: on a GPU only what was measured is used; {hint}"
     by = make_plan("moderate", shape, Plan())[0].variants.values()
     if set(by) <= {TORCH}:
         return "none", Plan(), f"auto: no fused operation serves this device; {hint}"

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from infinito.attention import ATTENTION, Request, distance_attention
-from infinito.attention import triton as back_end
 from infinito.attention.dropout import drop_threshold, dropout_keeps
+from infinito.kernels import on_gpu
 from tests.attention_support import ALL_KINDS, Inputs, assert_matches_reference, make_inputs
 
 triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 
-from infinito.attention import triton_tiles as tiles  # noqa: E402
+from infinito.kernels import triton_passes as passes  # noqa: E402
 
-DEVICE = "cpu" if back_end.interpreted else "cuda"
+DEVICE = "cpu" if on_gpu.interpreted else "cuda"
 TOLERANCE = {torch.float32: 3e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 SHAPES = [
     {"batch": 1, "queries": 1, "width": 8},
@@ -33,7 +33,7 @@ SHAPES = [
 
 
 def on_device(x: Inputs, dtype: torch.dtype = torch.float32) -> Inputs:
-    if back_end.interpreted and dtype == torch.bfloat16:
+    if on_gpu.interpreted and dtype == torch.bfloat16:
         pytest.skip("the interpreter of Triton does not compute in bfloat16")
     x = x.to(dtype)
     return Inputs(*(t.to(DEVICE) for t in (x.q, x.k, x.v, x.lam, x.grad)))
@@ -70,8 +70,8 @@ def test_dropout_mask_is_the_defined_one_bit_for_bit() -> None:
 def _write_mask(seed, found, threshold, ROWS: tl.constexpr, KEYS: tl.constexpr):  # noqa: N803
     head = tl.program_id(0)
     rows, keys = tl.arange(0, ROWS), tl.arange(0, KEYS)
-    states = tiles.dropout_rows(seed, head + 1, rows)
-    keeps = tiles.dropout_keeps(states[:, None], keys[None, :], threshold)
+    states = passes.dropout_rows(seed, head + 1, rows)
+    keeps = passes.dropout_keeps(states[:, None], keys[None, :], threshold)
     place = found + head * ROWS * KEYS + rows[:, None] * KEYS + keys[None, :]
     tl.store(place, keeps.to(tl.int32))
 

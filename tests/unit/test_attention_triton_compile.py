@@ -17,6 +17,7 @@ import torch
 
 from infinito.attention import triton as back_end
 from infinito.attention.call import prepare_call
+from infinito.kernels import on_gpu
 
 triton = pytest.importorskip("triton", reason="the triton package is not installed")
 from triton import knobs  # noqa: E402
@@ -28,7 +29,7 @@ from infinito.attention import triton_kernels as kernels  # noqa: E402
 MEASURED_WITH = "3.9.0"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(back_end.interpreted, reason="Triton interprets in this process"),
+    pytest.mark.skipif(on_gpu.interpreted, reason="Triton interprets in this process"),
     pytest.mark.skipif(
         triton.__version__ != MEASURED_WITH, reason=f"budgets hold for Triton {MEASURED_WITH}"
     ),
@@ -79,11 +80,15 @@ def _type(name: str, constants: dict[str, Any]) -> str:
     return "fp32" if name in ("scale", "keep_scale") else "i32"
 
 
+def disassemble(path: Path) -> str:
+    return subprocess.check_output([knobs.nvidia.nvdisasm.path, "-c", path], text=True)
+
+
 def read_machine_code(path: Path) -> tuple[dict[str, int], Counter[str]]:
     """REG, STACK and LOCAL of the kernel, and how often each instruction stands in it."""
     tool = knobs.nvidia
     usage = subprocess.check_output([tool.cuobjdump.path, "-res-usage", path], text=True)
-    code = subprocess.check_output([tool.nvdisasm.path, "-c", path], text=True)
+    code = disassemble(path)
     names = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]+)", code)
     resources = re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)
     return {name: int(value) for name, value in resources}, Counter(names)

@@ -53,7 +53,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, FusedOperation]:
     """Operations of the test in place of the real ones; 16 plans serve, and nothing compiles."""
     others = {"norm": ("c", "gpu"), "act": ("c",), "rope": ("gpu", "c"), "loss": ("c",)}
     operations = {name: operation(name, *some) for name, some in others.items()}
-    for module in (table, fusion, fused_operations):
+    for module in (table, fusion, fused_operations, automatic):
         monkeypatch.setattr(module, "OPERATIONS", operations)
     monkeypatch.setitem(table.LEVELS, "conservative", {"norm": ("gpu", "c")})
     monkeypatch.setitem(table.LEVELS, "moderate", others)

@@ -11,8 +11,9 @@ import torch
 from infinito.config.loading import config_from_plain
 from infinito.config.schema import Config
 from infinito.errors import ConfigError
-from infinito.kernels import compiled
+from infinito.kernels import compiled, on_gpu
 from infinito.kernels.fusion import LEVELS, OPERATIONS, TORCH, Plan, StepShape, make_plan
+from infinito.train import fusion_choice
 from infinito.train.automatic import resolve
 from infinito.train.trainer import Trainer
 from tests.support import tiny_settings
@@ -61,10 +62,29 @@ def test_a_wanted_plan_of_the_same_level_comes_first() -> None:
     assert make_plan("none", StepShape(), wanted)[0] == Plan()
 
 
-def test_what_cannot_serve_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_served_by_triton_and_auto_waits_for_figures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(on_gpu, "missing", None)
+    for level, counting in (("moderate", "triton_counter"), ("conservative", "triton")):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            plan, told = make_plan(level, StepShape("cuda", dtype), Plan())
+            assert plan.variants["residual"] == counting
+            assert plan.variants["heads"] == plan.variants["loss"] == "triton"
+            assert told == []
+    monkeypatch.setattr(fusion_choice, "kept_speeds", lambda *_: {})
+    assert fusion_choice.choose_level("auto", StepShape("cuda"), "cuda")[0] == "none"
+    assert fusion_choice.choose_level("moderate", StepShape("cuda"), "cuda")[0] == "moderate"
+    monkeypatch.setattr(on_gpu, "missing", "nobody installed it")
     plan, told = make_plan("moderate", StepShape("cuda"), Plan())
     assert set(plan.variants.values()) == {TORCH}
-    assert "the tensors are on cuda" in told[0]
+    assert "nobody installed it" in told[0]
+
+
+def test_what_cannot_serve_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, told = make_plan("moderate", StepShape("mps"), Plan())
+    assert set(plan.variants.values()) == {TORCH}
+    assert "the tensors are on mps" in told[0]
     plan, told = make_plan("moderate", StepShape(dtype=torch.float16), Plan())
     assert set(plan.variants.values()) == {TORCH}
     monkeypatch.setattr(compiled, "missing", "nobody built it")
