@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,8 @@ from infinito.errors import CheckpointError, ResourceError
 from infinito.runtime.events import note
 from infinito.runtime.paths import command, shown
 
+#: The directory of a checkpoint whose parts several processes write.
+SHARDS = "shards" + TEMPORARY_SUFFIX
 _OWN_FILES = (LAST_FILE, BEST_FILE, MANIFEST_FILE, METRICS_FILE, CONFIG_FILE, RECORD_FILE)
 
 
@@ -295,6 +298,9 @@ class RunDirectory(contextlib.AbstractContextManager["RunDirectory"]):
         for path in sorted(self.path.glob(f"*{TEMPORARY_SUFFIX}")):
             name = path.name.removesuffix(TEMPORARY_SUFFIX)
             is_own = name in _OWN_FILES or (name.startswith("step-") and name.endswith(".pt"))
+            if path.name == SHARDS and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+                note(f"removed {path}, left unfinished by an earlier process")
             if is_own and is_plain_file(path):
                 size = format_size(path.stat().st_size)
                 self._remove([path])

@@ -106,6 +106,18 @@ class DistributedConfig(Section):
         description="ddp: each process holds all weights; fsdp2: each holds a part; none: several "
         "processes are refused.",
     )
+    checkpoint: Literal["auto", "gathered", "sharded"] = Field(
+        "auto",
+        description="How shards (fsdp2) become a checkpoint. gathered: in the memory of the first "
+        "process; sharded: all write their parts in the background, which are put together on the "
+        "disk; auto: sharded where they would take half of the memory left.",
+    )
+
+    @model_validator(mode="after")
+    def _shards_are_there(self) -> DistributedConfig:
+        if self.checkpoint == "sharded" and self.strategy != "fsdp2":
+            raise ValueError("checkpoint sharded needs strategy fsdp2: only there are shards")
+        return self
 
 
 class Config(Section):

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from infinito.distributed.ranks import is_first, world_size
+from infinito.distributed.ranks import is_first, largest, world_size
 from infinito.errors import ConfigError
 
 Strategy = Literal["none", "ddp", "fsdp2"]
@@ -31,23 +31,25 @@ def distribute(
     """What is called in the place of ``model`` in training; ``model`` itself with one process.
 
     Under fsdp2 its parameters become shards; ``methods`` name what is called beside ``forward``.
-
-    Raises:
-        ConfigError: there are several processes, and the strategy is none.
     """
     if world_size() == 1:
         return model
-    if strategy == "none":
-        raise ConfigError(
-            f"distributed.strategy is none, and there are {world_size()} processes",
-            "set distributed.strategy=ddp (or fsdp2), or start one process",
-        )
+    require_strategy(strategy)
     if strategy == "fsdp2":
         _shard(model, blocks, methods)
         return model
     wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
     wrapped.register_comm_hook(None, lambda state, bucket: _sum(bucket.buffer()))
     return wrapped
+
+
+def require_strategy(strategy: Strategy) -> None:
+    """Raise ConfigError where there are several processes, and the strategy is none."""
+    if world_size() > 1 and strategy == "none":
+        raise ConfigError(
+            f"distributed.strategy is none, and there are {world_size()} processes",
+            "set distributed.strategy=ddp (or fsdp2), or start one process",
+        )
 
 
 def _shard(model: nn.Module, blocks: Iterable[nn.Module], methods: Iterable[str]) -> None:
@@ -101,9 +103,18 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def gathered(tensor: Tensor) -> Tensor:
-    """A tensor that may be a shard, whole and on the host of the first process; others get none."""
-    full = whole(tensor)
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all numbers are finite that any process has of tensors that may be shards."""
+    own = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
+    return not largest(not all(bool(tensor.isfinite().all()) for tensor in own))
+
+
+def gathered(tensor: Tensor, now: bool = True) -> Tensor:
+    """A tensor that may be a shard, whole and on the host of the first process; others get none.
+
+    Unless it is to be gathered ``now``: it is left as it is.
+    """
+    full = whole(tensor) if now else tensor
     if full is tensor:
         return tensor
     return full.cpu() if is_first() else full.new_empty(0)

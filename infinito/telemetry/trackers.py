@@ -22,12 +22,14 @@ from infinito.checkpoint.atomic import write_text_atomic
 from infinito.checkpoint.discover import METRICS_FILE
 from infinito.checkpoint.record import json_object, read_object
 from infinito.checkpoint.survey import finite
+from infinito.distributed.ranks import is_first
 from infinito.errors import ConfigError, ResourceError
 from infinito.runtime.events import Event, Metrics, note
 from infinito.telemetry.sinks import Sink
 
 TRACKER_FILE = "tracker.json"
 _PROJECT = "infinito"
+_MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "trackio": "trackio"}
 
 
 def tracker(name: str, run: Path, from_step: int, config: Mapping[str, Any]) -> list[Sink]:
@@ -42,9 +44,15 @@ def tracker(name: str, run: Path, from_step: int, config: Mapping[str, Any]) -> 
     return [makers[name](run, from_step, config)] if name != "none" else []
 
 
-def _package(name: str, module: str) -> Any:
+def require_tracker(name: str) -> None:
+    """Raise ConfigError where the package of ``training.tracker`` is missing; the first uses it."""
+    if name != "none" and is_first():
+        _package(name)
+
+
+def _package(name: str) -> Any:
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(_MODULES[name])
     except ImportError as error:
         raise ConfigError(
             f"training.tracker needs the package {name}", f'pip install "infinito[{name}]"'
@@ -61,7 +69,7 @@ class TensorBoard:
 
     def __init__(self, run: Path, from_step: int, config: Mapping[str, Any]) -> None:
         self._directory = run / "tensorboard"
-        writer = _package("tensorboard", "torch.utils.tensorboard").SummaryWriter
+        writer = _package("tensorboard").SummaryWriter
         self._open = partial(writer, str(self._directory))
         self._writer = self._open(purge_step=from_step + 1)
 
@@ -92,7 +100,7 @@ class _Continued(ABC):
     name: str
 
     def __init__(self, run: Path, from_step: int, config: Mapping[str, Any]) -> None:
-        self._package, self._path = _package(self.name, self.name), run / TRACKER_FILE
+        self._package, self._path = _package(self.name), run / TRACKER_FILE
         known = read_object(self._path, 1 << 16) or {}
         self._id, self._last = uuid.uuid4().hex[:8], 0
         if known.get("tracker") == self.name and type(known.get("step")) is int:

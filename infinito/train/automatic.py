@@ -13,6 +13,7 @@ from infinito.attention import ATTENTION, Request
 from infinito.checkpoint.atomic import format_size
 from infinito.config.schema import Config
 from infinito.distributed.ranks import processes_here, require_own_device, share_of, world_size
+from infinito.distributed.strategy import require_strategy
 from infinito.errors import ResourceError
 from infinito.kernels.fusion import OPERATIONS, Plan, StepShape, make_plan
 from infinito.model.step_memory import count_memory
@@ -36,6 +37,7 @@ def resolve(config: Config, *, frozen: bool = False) -> Config:
     device = choose_device(config.device)
     require_own_device(device.value)
     share_of(config.training.batch_size)  # refuses what is too small
+    require_strategy(config.distributed.strategy)
     precision = choose_precision(config.training.precision, device.value)
     if config.device != device.value:
         note(f"device {device.value}: {device.reason}")

@@ -105,20 +105,31 @@ class Save:
 
     It comes after ``Record``, so that a resumed log continues without a gap. Without a directory
     it takes part in gathering what the first process writes.
+
+    Attributes:
+        files_at_once: as many files of a checkpoint's size does it need for one.
     """
+
+    files_at_once = 1
 
     def __init__(self, directory: RunDirectory | None) -> None:
         self._directory = directory
 
     def after_step(self, trainer: Trainer, turn: Turn) -> None:
         """Save if it is due."""
-        step = trainer.progress.step
         is_best = turn.evaluation is not None and turn.evaluation.is_best
-        due = _is_due(step, trainer.config.training.save_every)
+        due = _is_due(trainer.progress.step, trainer.config.training.save_every)
         if is_best or due or trainer.finished or turn.stop:
-            content = trainer.state()
-            if self._directory is not None:
-                self._directory.save(step, content, is_best)
+            self.write(trainer, is_best)
+
+    def write(self, trainer: Trainer, is_best: bool) -> None:
+        """Write the checkpoint of this step."""
+        content = trainer.state()
+        if self._directory is not None:
+            self._directory.save(trainer.progress.step, content, is_best)
+
+    def wait(self) -> None:
+        """Until nothing is being written; here it always is."""
 
 
 class WatchCores:

@@ -12,6 +12,7 @@ from infinito.evaluate.perplexity import windows_a_pass
 from infinito.runtime.events import note
 from infinito.runtime.memory import keep_freed_memory
 from infinito.train.plan import memory_explained, plan_lines
+from infinito.train.saving import saves_shards
 from infinito.train.trainer import Trainer
 
 # Steps beside those that warm up, and seconds, until their speed is known.
@@ -37,11 +38,14 @@ def rehearse(trainer: Trainer) -> None:
     with memory_explained(trainer):
         step = seconds_of_a_step(trainer)
         evaluation = _seconds_of_an_evaluation(trainer)
-        save = _PASSES_OF_A_SAVE * _seconds(lambda: write_nowhere(trainer.state()))
+        save, so_long = 0.0, "in the background"
+        if not saves_shards(trainer):
+            save = _PASSES_OF_A_SAVE * _seconds(lambda: write_nowhere(trainer.state()))
+            so_long = f"of {save:.2f} s"
     seconds = (total - done) * step + len(evaluations) * evaluation + len(saves) * save
     note(
         f"time:       about {duration_text(seconds)}: {total - done} steps of {step:.2f} s, "
-        f"{len(evaluations)} evaluations of {evaluation:.2f} s, {len(saves)} saves of {save:.2f} s"
+        f"{len(evaluations)} evaluations of {evaluation:.2f} s, {len(saves)} saves {so_long}"
     )
     note("dry run: nothing was written")
 

@@ -20,6 +20,7 @@ from infinito.load import OpenedCheckpoint, open_checkpoint
 from infinito.optim.schedule import learning_rate_factor
 from infinito.runtime.events import note
 from infinito.runtime.paths import shown
+from infinito.telemetry.trackers import require_tracker
 from infinito.train.automatic import resolve
 from infinito.train.changes import Change, changes, touches_schedule
 from infinito.train.rehearsal import rehearse
@@ -69,6 +70,7 @@ def _rebuilt(
     config = override_config(stored, request.settings, request.flags, request.config_file)
     config = config.model_copy(update={"output_dir": str(elsewhere or home)})
     changes(stored, config)  # refuses before any text is read
+    require_tracker(config.training.tracker)
     allowed = request.allow_data_change
     trainer = Trainer.from_checkpoint(opened, resolve(config), allowed, cache)
     note(f"resuming {shown(path)} at step {trainer.progress.step} of {trainer.total_steps}")

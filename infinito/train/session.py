@@ -33,7 +33,7 @@ from infinito.runtime.random import random_state, set_random_state
 from infinito.runtime.signals import StopRequest
 from infinito.telemetry.console import console_sink
 from infinito.telemetry.sinks import JsonLines, Sink
-from infinito.telemetry.trackers import tracker
+from infinito.telemetry.trackers import require_tracker, tracker
 from infinito.train.automatic import resolve
 from infinito.train.callbacks import Evaluate, Record, Save, StopOnSignal, WatchCores
 from infinito.train.fitting import fit_step
@@ -41,6 +41,7 @@ from infinito.train.initial import inherited
 from infinito.train.plan import checkpoint_bytes, memory_explained, plan_lines
 from infinito.train.rehearsal import rehearse
 from infinito.train.run import Callback, run
+from infinito.train.saving import saver
 from infinito.train.summary import summary_lines
 from infinito.train.trainer import Trainer
 
@@ -48,6 +49,7 @@ from infinito.train.trainer import Trainer
 @joined()
 def start(config: Config, *, name: str, dry_run: bool) -> None:
     """Train a new run of ``config``; ``name`` names its directory where the config does not."""
+    require_tracker(config.training.tracker)
     config, origin = inherited(config)
     config = resolve(config)
     directory = None
@@ -81,7 +83,9 @@ def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
     for line in plan_lines(trainer):
         note(line)
     note(f"run:        {shown(directory.path)}")
-    directory.require_space(checkpoint_bytes(trainer) * (trainer.config.training.keep_last + 1))
+    saving = saver(trainer, directory)
+    files = trainer.config.training.keep_last + saving.files_at_once
+    directory.require_space(checkpoint_bytes(trainer) * files)
     keep_freed_memory()
     watch = WatchCores()
     with memory_explained(trainer):
@@ -96,12 +100,13 @@ def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
             Record(_seconds_before(directory)),
             watch,
             stopping,
-            Save(directory),
+            saving,
         ]
         # A library may draw from Python's stream when it is imported (rich does), and imports
         # depend on the process: the run goes on with the streams it was built or restored with.
         set_random_state(streams, trainer.config.device)
-        with memory_explained(trainer), _naming_the_last_good(directory), garbage_found_early():
+        good = _naming_the_last_good(directory, saving)
+        with memory_explained(trainer), good, garbage_found_early():
             result = run(trainer, callbacks)
     if stopping.number and not trainer.finished:
         step, total = trainer.progress.step, trainer.total_steps
@@ -116,13 +121,13 @@ def carry_out(trainer: Trainer, directory: RunDirectory) -> None:
 
 def follow(trainer: Trainer) -> None:
     """What the processes do that are not the first: the same steps, and no more."""
-    streams = random_state(trainer.config.device)
+    streams, saving = random_state(trainer.config.device), saver(trainer, None)
     keep_freed_memory()
     trainer.probe()
     with StopRequest(is_under_another_launcher()) as stop, garbage_found_early():
         stopping = StopOnSignal(stop)
         set_random_state(streams, trainer.config.device)
-        run(trainer, [Evaluate(trainer.config.training.eval_every), stopping, Save(None)])
+        run(trainer, [Evaluate(trainer.config.training.eval_every), stopping, saving])
     if stopping.number and not trainer.finished:
         sys.exit(128 + stopping.number)  # the first one tells
 
@@ -148,10 +153,11 @@ def _readers(trainer: Trainer, directory: RunDirectory) -> Iterator[None]:
 
 
 @contextmanager
-def _naming_the_last_good(directory: RunDirectory) -> Iterator[None]:
+def _naming_the_last_good(directory: RunDirectory, saving: Save) -> Iterator[None]:
     try:
         yield
     except DivergedError as error:
+        saving.wait()
         good = directory.newest_verified()
         place = (
             f"the last good checkpoint is {shown(good)}" if good else "no checkpoint was saved yet"

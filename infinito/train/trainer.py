@@ -27,7 +27,7 @@ from infinito.data.order import SequenceOrder
 from infinito.data.prepare import Dataset, prepare
 from infinito.data.token_store import why_bits_lead
 from infinito.distributed.ranks import first_goes_ahead
-from infinito.distributed.strategy import distribute, gathered, unsharded
+from infinito.distributed.strategy import all_finite, distribute, gathered, unsharded
 from infinito.errors import CheckpointError, DataError, DivergedError
 from infinito.evaluate.causality import check_causality
 from infinito.evaluate.perplexity import Score, bits_per_byte, score, windows_a_pass
@@ -272,13 +272,13 @@ class Trainer:
 
     # -- saving and loading -------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
+    def state(self, gather: bool = True) -> dict[str, Any]:
         """Everything a resumed run needs, as tensors and plain data (the checkpoint's content).
 
-        With shards all processes call it, and the first one gets the tensors.
+        With shards all processes call it: the first gets the tensors; without ``gather`` each its.
         """
-        weights = {name: gathered(p.detach()) for name, p in self.model.named_parameters()}
-        if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+        weights = {name: gathered(p.detach(), gather) for name, p in self.model.named_parameters()}
+        if not all_finite(weights.values()):
             raise DivergedError(f"the weights after step {self.progress.step} are not finite")
         return {
             "format": FORMAT,
@@ -292,7 +292,7 @@ class Trainer:
             "model": weights,
             "average": dict(self.average.weights) if self.average else None,
             "optimizers": {
-                name: {field: gathered(tensor) for field, tensor in fields.items()}
+                name: {field: gathered(tensor, gather) for field, tensor in fields.items()}
                 for name, fields in self.optimizers.state().items()
             },
             "scaler": self.scaler.state_dict() if self.scaler.is_enabled() else None,

@@ -110,7 +110,8 @@ def test_two_processes_are_stopped_and_go_on_as_four_and_as_one(tmp_path: Path) 
     shutil.copytree(run, one)
     shutil.copytree(run, four)
     assert infinito("resume", one, "--max-steps", end).code == 0
-    more = command("resume", four, "--nproc", 4, "--max-steps", end)
+    fsdp2 = ("--set", "distributed.strategy=fsdp2")
+    more = command("resume", four, "--nproc", 4, "--max-steps", end, *fsdp2)
     _, err = more.communicate(timeout=PATIENCE)
     assert more.returncode == 0, err
     for at in (one, four):
@@ -119,7 +120,7 @@ def test_two_processes_are_stopped_and_go_on_as_four_and_as_one(tmp_path: Path) 
 
 @pytest.mark.row("X-04", "C-01")
 def test_shards_of_one_process_run_die_and_leave_a_run_that_goes_on(tmp_path: Path) -> None:
-    """Experts, fsdp2, loaded from and gathered into the same file; a rank is killed."""
+    """Experts, fsdp2, loaded from and put together in the same file; a rank is killed."""
     changes = CONFIG | {"model__moe": {"n_experts": 4, "top_k": 2}, "training__optimizer": "adamw"}
     run, lone = tmp_path / "run", tmp_path / "lone"
     arguments = ("--config", write_config(tmp_path, **changes), "--max-steps", 4)
@@ -127,8 +128,10 @@ def test_shards_of_one_process_run_die_and_leave_a_run_that_goes_on(tmp_path: Pa
     shutil.copytree(run, lone)
     assert torch.load(run / "last.pt", weights_only=True)["step"] == 4
 
-    settings = ("--set", "distributed.strategy=fsdp2", "--set", "training.save_every=10")
-    two = command("resume", run, "--nproc", 2, *settings, "--max-steps", 100_000)
+    settings = ("strategy=fsdp2", "checkpoint=sharded")
+    changed = [word for setting in settings for word in ("--set", f"distributed.{setting}")]
+    changed += ["--set", "training.save_every=10"]
+    two = command("resume", run, "--nproc", 2, *changed, "--max-steps", 100_000)
     wait_for(lambda: (run / "step-000020.pt").exists() and lines_of(run) > 22, two)
     os.kill(rank(two, 1), signal.SIGKILL)
     _, err = two.communicate(timeout=PATIENCE)
@@ -141,3 +144,4 @@ def test_shards_of_one_process_run_die_and_leave_a_run_that_goes_on(tmp_path: Pa
     for at in (run, lone):
         assert infinito("resume", at, "--max-steps", end).code == 0
     agree(run, lone, end)
+    assert not list(run.glob("*.tmp"))

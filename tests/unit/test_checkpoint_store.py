@@ -318,9 +318,12 @@ def test_leftovers_of_dead_processes_are_removed(run: RunDirectory, notes: list[
     run.close()
     for name in ("step-000004.pt.tmp", "MANIFEST.json.tmp", "mine.tmp"):
         (run.path / name).write_bytes(b"x")
+    (run.path / "shards.tmp").mkdir()
+    (run.path / "shards.tmp" / "part").write_bytes(b"x")
     with RunDirectory.open_existing(run.path):
         assert "mine.tmp" in names(run.path)
-        assert not {"step-000004.pt.tmp", "MANIFEST.json.tmp"} & names(run.path)
+        gone = {"step-000004.pt.tmp", "MANIFEST.json.tmp", "shards.tmp"}
+        assert not gone & names(run.path)
     assert any("step-000004.pt.tmp" in note for note in notes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,11 +14,14 @@ import torch
 import torch.distributed as dist
 
 from infinito.attention import distance_attention
+from infinito.config.loading import config_from_plain
 from infinito.distributed import launch, strategy
 from infinito.distributed.ranks import share_of
 from infinito.distributed.rows import Share, computing
 from infinito.errors import ConfigError, ResourceError
 from infinito.kernels.plain import dropout, keep_mask
+from infinito.train import session
+from tests.support import tiny_settings
 
 
 @pytest.fixture
@@ -38,6 +42,26 @@ def test_the_shares_of_a_batch_cover_it_once(
         assert rows // count <= len(part) <= rows // count + 1
         seen += part
     assert seen == list(range(rows))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distributed__strategy": "none"}, "strategy is none, and there are 2 processes"),
+        ({"training__tracker": "trackio"}, "needs the package trackio"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_any_text_is_read(
+    among: pytest.MonkeyPatch, tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    for name, value in {"get_world_size": 2, "get_rank": 0, "broadcast_object_list": None}.items():
+        among.setattr(dist, name, lambda *_, value=value: value)
+    among.setitem(sys.modules, "trackio", None)
+    among.setattr(session, "_new_trainer", lambda *_: pytest.fail("the text was read"))
+    config = config_from_plain(tiny_settings(tmp_path, **changes), "a test")
+    with pytest.raises(ConfigError, match=message):
+        session.start(config, name="x", dry_run=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(among: pytest.MonkeyPatch) -> None:
