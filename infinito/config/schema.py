@@ -110,7 +110,7 @@ class DistributedConfig(Section):
         "auto",
         description="How shards (fsdp2) become a checkpoint. gathered: in the memory of the first "
         "process; sharded: all write their parts in the background, which are put together on the "
-        "disk; auto: sharded where they would take half of the memory left.",
+        "disk; auto: sharded on several machines, where it takes half of the memory left to one.",
     )
 
     @model_validator(mode="after")

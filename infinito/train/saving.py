@@ -20,7 +20,7 @@ from torch import Tensor
 
 from infinito.checkpoint.atomic import cannot_write, format_size, make_directory
 from infinito.checkpoint.run_directory import SHARDS, RunDirectory
-from infinito.distributed.ranks import from_first, world_size
+from infinito.distributed.ranks import from_first, processes_here, world_size
 from infinito.distributed.shards import ShardWriter, is_shard, read_whole, wait_for_shards
 from infinito.runtime.events import note
 from infinito.runtime.memory import available_bytes
@@ -40,12 +40,14 @@ def saves_shards(trainer: Trainer) -> bool:
         return False
     if config.checkpoint != "auto":
         return config.checkpoint == "sharded"
-    size = checkpoint_bytes(trainer)
-    free = from_first(lambda: available_bytes("cpu"))
-    sharded = free is not None and size > free // 2
-    chosen, fit = ("sharded", "more than") if sharded else ("gathered", "less than")
-    known = f"{fit} half of the {format_size(free)} left" if free else "memory unknown"
-    note(f"checkpoint {chosen}: {format_size(size)} in the first process, {known}")
+    size, free = checkpoint_bytes(trainer), from_first(lambda: available_bytes("cpu"))
+    if processes_here() == world_size():  # to copy all parts takes as much as the whole
+        sharded, reason = False, "one machine has all of its parts anyway"
+    else:
+        sharded = free is not None and size > free // 2
+        known = f"of the {format_size(free)} left" if free else "of what is left, as it seems"
+        reason = f"{format_size(size)}, {'more' if sharded else 'less'} than half {known}"
+    note(f"checkpoint {'sharded' if sharded else 'gathered'}: {reason}")
     return sharded
 
 

@@ -105,15 +105,17 @@ def test_it_is_decided_by_what_fits_and_told(
 ) -> None:
     trainer = a_trainer(monkeypatch, tmp_path)
     assert saves_shards(trainer)
+    monkeypatch.setattr(saving, "processes_here", lambda: 2)
     auto = trainer.config.distributed.model_copy(update={"checkpoint": "auto"})
     trainer.config = trainer.config.model_copy(update={"distributed": auto})
+    assert not saves_shards(trainer), "one machine"
+    monkeypatch.setattr(saving, "processes_here", lambda: 1)
     n_bytes = 12 * sum(p.numel() for p in trainer.model.parameters())
     for free, expected in ((2 * n_bytes - 2, True), (2 * n_bytes + 2, False)):
         monkeypatch.setattr(saving, "available_bytes", lambda _, free=free: free)
         assert saves_shards(trainer) is expected
-    assert [note.split(":")[0] for note in notes[-2:]] == [
-        "checkpoint sharded", "checkpoint gathered"
-    ]  # fmt: skip
+    told = [note.split(":")[0] for note in notes[-3:]]
+    assert told == [f"checkpoint {how}" for how in ("gathered", "sharded", "gathered")]
 
 
 def test_shards_are_of_fsdp2_only() -> None:
