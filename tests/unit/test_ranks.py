@@ -57,7 +57,7 @@ def test_what_cannot_run_is_refused_before_any_text_is_read(
     for name, value in {"get_world_size": 2, "get_rank": 0, "broadcast_object_list": None}.items():
         among.setattr(dist, name, lambda *_, value=value: value)
     among.setitem(sys.modules, "trackio", None)
-    among.setattr(session, "_new_trainer", lambda *_: pytest.fail("the text was read"))
+    among.setattr(session, "prepare", lambda *_, **__: pytest.fail("the text was read"))
     config = config_from_plain(tiny_settings(tmp_path, **changes), "a test")
     with pytest.raises(ConfigError, match=message):
         session.start(config, name="x", dry_run=False)
