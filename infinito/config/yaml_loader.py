@@ -209,14 +209,14 @@ def parse_value(text: str) -> Plain:
 
 
 def read_document(path: Path, kind: str = "config") -> Document:
-    """Read and parse a file of at most ``MAX_BYTES``, given to ``--kind``. Raises ConfigError."""
+    """Read and parse a file of at most ``MAX_BYTES``. Raises ConfigError."""
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(
-            f"cannot read the {kind} {path}: {reason}", f"check the path given to --{kind}"
+            f"cannot read the {kind} {path}: {reason}", f"check the path of the {kind}"
         ) from error
     except ValueError as error:  # a NUL in the path
         raise ConfigError(f"cannot read the {kind} {str(path)!r}: {error}") from error

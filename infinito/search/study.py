@@ -27,7 +27,7 @@ from infinito.search.trials import TRIALS_FILE, Trial, read_trials
 from infinito.telemetry.sinks import JsonLines
 
 BEST_FILE, IDENTITY_FILE = "best.yaml", "search.json"
-_ANOTHER = "repeat the command it was started with, or give another --output-dir"
+_ANOTHER = "repeat the command it was started with, in its version, or give another --output-dir"
 _ROUNDING = 1e-9  # shares of a budget add up to it but for this
 
 

@@ -133,7 +133,7 @@ def test_the_form_of_the_file(tmp_path: Path, text: str, wanted: str) -> None:
 def test_a_missing_file_names_its_option(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the space") as caught:
         load_space(tmp_path / "none.yaml")
-    assert caught.value.remedy == "check the path given to --space"
+    assert caught.value.remedy == "check the path of the space"
 
 
 def test_tokenizers_may_be_searched_by_words(tmp_path: Path) -> None:
