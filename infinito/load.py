@@ -37,6 +37,14 @@ class OpenedCheckpoint:
         """Weights that are stored in eight bits; none but in an export."""
         return _int8_names(self.content)
 
+    def require_trainable(self) -> None:
+        """Raise CheckpointError where weights are stored in eight bits."""
+        if self.int8_names:
+            raise CheckpointError(
+                f"{self.path} holds weights of eight bits, which cannot be trained",
+                "name the checkpoint that it was exported from",
+            )
+
     def weights(self, use_average: bool = True) -> dict[str, Tensor]:
         """{name: weight}, the averaged ones where they exist and are wanted."""
         averaged = self.content["average"] if use_average else None

@@ -63,7 +63,9 @@ class _Tuner:
         if is_model and self.kind != "cache":
             start = {"rate": 1e-4, "decay": 2e-3}
             parts.append(
-                self.kept([source], "dynamic", predictor, lambda: self._climbed(predictor, start))
+                self.kept(
+                    [source], "dynamic", predictor, start, lambda: self._climbed(predictor, start)
+                )
             )
             found |= parts[-1].answer
         if not is_model or self.kind != "dynamic":
@@ -71,6 +73,7 @@ class _Tuner:
             parts.append(
                 self.kept(
                     [source], "cache", [predictor, found],
+                    dict.fromkeys(("sharpness", "share", "size"), 0.0),
                     lambda: self._cache_settings(predictor, found, sharpness),
                 )
             )  # fmt: skip
@@ -105,6 +108,7 @@ class _Tuner:
         sources: Sequence[LoadedModel],
         what: str,
         of: object,
+        like: dict[str, Any],
         find: Callable[[], dict[str, Any]],
     ) -> Tuned:
         """What was found before for ``what`` of ``of`` under these circumstances, or now."""
@@ -113,7 +117,7 @@ class _Tuner:
             "segment": self.segment, "precisions": [step_precision(source) for source in sources],
             "valid_sha256": self.valid.text_sha256, "tokens": len(self.tokens),
         }  # fmt: skip
-        return kept_or_found(sources, question, find)
+        return kept_or_found(sources, question, like, find)
 
     def _climbed(self, predictor: Predictor, values: Settings) -> Settings:
         def cost(values: Settings) -> float:
@@ -199,6 +203,11 @@ def adapt(
         predictor = Ensemble(adapted, names, [found["weight"] for found in settings])
     try:
         result = score(predictor, store, context=context, stride=segment, batch_size=1)
+    except DivergedError as error:  # of models that check_causality has found to be sound
+        raise DivergedError(
+            f"--adapt {kind} breaks down on this text: {error.message}",
+            "leave --adapt out, or use --adapt cache, which changes no weight",
+        ) from error
     finally:
         predictor.restart()
     return Adaptive(
@@ -230,7 +239,8 @@ def _weights(
         ensemble.restart()
         return {"weights": ensemble.weights.tolist()}
 
-    return tuner.kept(subject.sources, "the ensemble", [*members, *settings], find)
+    of, like = [*members, *settings], {"weights": [0.0] * len(members)}
+    return tuner.kept(subject.sources, "the ensemble", of, like, find)
 
 
 def _plain(of: object) -> object:

@@ -92,7 +92,8 @@ def ensemble_subject(
         "members": [type(predictor).__name__ for predictor in predictors],
         "valid_sha256": valid.text_sha256,
     }  # fmt: skip
-    answer = kept_or_found(sources, question, find).answer
+    like = dict.fromkeys(("weights", "alone"), [0.0] * len(names))
+    answer = kept_or_found(sources, question, like, find).answer
     ensemble = Ensemble(predictors, names, answer["weights"])
     members = [
         {

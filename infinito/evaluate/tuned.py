@@ -7,6 +7,7 @@ and how it was asked. Whatever of it changes, the answer is looked for anew.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,16 +51,20 @@ def together(findings: Sequence[Tuned], answer: dict[str, Any] | None = None) ->
 
 
 def kept_or_found(
-    models: Sequence[LoadedModel], question: dict[str, Any], find: Callable[[], dict[str, Any]]
+    models: Sequence[LoadedModel],
+    question: dict[str, Any],
+    like: dict[str, Any],
+    find: Callable[[], dict[str, Any]],
 ) -> Tuned:
     """The answer that stands beside the first of ``models``, else what ``find`` gives, kept there.
 
-    ``question`` and the answer are plain data. Where nothing can be written, that is said.
+    ``question`` and the answer are plain data; ``like`` is an answer with any numbers in it: what
+    has another shape is none. Where nothing can be written, that is said.
     """
     file = models[0].path.parent / TUNED_FILE
     question = {"checkpoints": [sha256_of(loaded.path) for loaded in models], **question}
     for entry in _read(file):
-        if entry["question"] == question:
+        if entry["question"] == question and _alike(entry["answer"], like):
             note(f"{question['what']}: found before on the validation text, kept in {file}")
             return Tuned(entry["answer"], Cost(*entry["cost"]), str(file))
     note(f"{question['what']}: looking for the best on the validation text")
@@ -81,9 +86,19 @@ def _read(file: Path) -> list[dict[str, Any]]:
     entries = content.get("found") if content.get("format") == _FORMAT else None
     if not isinstance(entries, list):
         return []
-    kinds = {"question": dict, "answer": dict, "cost": list}
     return [
         entry
         for entry in entries
-        if isinstance(entry, dict) and all(isinstance(entry.get(k), v) for k, v in kinds.items())
+        if isinstance(entry, dict)
+        and entry.keys() >= {"question", "answer"}
+        and _alike(entry.get("cost"), [0.0, 0.0])
     ]
+
+
+def _alike(value: object, example: object) -> bool:
+    """Whether both have the same keys and lengths, and ``value`` finite numbers in all places."""
+    if isinstance(example, dict) and isinstance(value, dict):
+        return value.keys() == example.keys() and all(_alike(value[k], example[k]) for k in value)
+    if isinstance(example, list) and isinstance(value, list):
+        return len(value) == len(example) and all(map(_alike, value, example))
+    return isinstance(value, int | float) and isinstance(example, float) and math.isfinite(value)

@@ -13,7 +13,7 @@ from infinito.checkpoint.discover import RUNS_DIRECTORY, resolve_checkpoint
 from infinito.config.loading import load_config
 from infinito.config.schema import Config
 from infinito.data.prepare import prepare
-from infinito.errors import CheckpointError, ResourceError
+from infinito.errors import ResourceError
 from infinito.load import OpenedCheckpoint, open_checkpoint
 from infinito.optimise.int8_trial import Int8Trial, try_int8
 from infinito.optimise.measuring import TrainingMeasurer, other_thread_counts
@@ -63,11 +63,7 @@ def _subject(reference: str) -> tuple[OpenedCheckpoint | None, Config]:
     if not path.is_dir() and path.suffix != ".pt":
         return None, inherited(load_config(path))[0]
     opened = open_checkpoint(resolve_checkpoint(reference, "best"))
-    if opened.int8_names:
-        raise CheckpointError(
-            f"{opened.path} holds weights of eight bits, which cannot be trained",
-            "optimise the checkpoint that it was exported from",
-        )
+    opened.require_trainable()
     # What is trained from it is a new run.
     return opened, opened.config.model_copy(update={"output_dir": None})
 

@@ -198,7 +198,10 @@ class Pipeline:
             result.reasons[alternative.name] = why
 
     def _select(self, left: Sequence[Alternative]) -> list[Alternative]:
-        """The fastest combination of ``left``, each of which helps in it."""
+        """The fastest combination of ``left``, each of which helps in it.
+
+        Where none of the fastest does, the next that is surely faster than the config.
+        """
         rows: dict[str, dict[str, Alternative]] = {}
         for alternative in left:
             speed = self._trial([alternative]).speed
@@ -215,12 +218,19 @@ class Pipeline:
         found = search_jointly(
             space, seconds, COMBINATIONS, lambda values: combined(self._config, chosen(values))
         )
-        kept = chosen(found[0][1])
-        for alternative in list(kept):
-            rest = [other for other in kept if other is not alternative]
-            if self._trial([alternative], rest).verdict != "faster":
-                kept = rest
-        return kept
+        for place, (_, values) in enumerate(found):
+            if not (kept := chosen(values)):  # the config as it is: what follows is slower
+                break
+            # Where noise alone made the best, what was surely faster than the config has its turn.
+            if place and self._trial(kept).verdict != "faster":
+                continue
+            for alternative in list(kept):
+                rest = [other for other in kept if other is not alternative]
+                if self._trial([alternative], rest).verdict != "faster":
+                    kept = rest
+            if kept:
+                return kept
+        return []
 
     def _seconds(self, chosen: Sequence[Alternative]) -> float:
         """Logarithm of a step's time over that of the config as it is."""

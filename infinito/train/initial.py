@@ -27,11 +27,7 @@ def inherited(config: Config) -> tuple[Config, OpenedCheckpoint | None]:
         return config, None
     path = resolve_checkpoint(config.training.init_from, "best")
     opened = open_checkpoint(path)
-    if opened.int8_names:
-        raise CheckpointError(
-            f"{path} holds weights of eight bits, which cannot be trained",
-            "name the checkpoint that it was exported from",
-        )
+    opened.require_trainable()
     stored = {"model": _model_of(opened.config), "tokenizer": to_plain(opened.config)["tokenizer"]}
     given = {
         name: getattr(config, name).model_dump(exclude_unset=True, exclude_none=True)

@@ -113,9 +113,11 @@ def lambda_trainer(
         learning_rate: of log lambda: 0.02 is about 2 % of lambda a step at first.
 
     Raises:
+        CheckpointError: its weights are of eight bits.
         ConfigError: the numbers make no sense.
         DataError: there is no validation text.
     """
+    opened.require_trainable()
     if not (epochs > 0 and learning_rate > 0 and (max_steps is None or max_steps > 0)):
         raise ConfigError("epochs, steps and learning rate must be positive", "give larger numbers")
     if "valid" not in dataset.splits:

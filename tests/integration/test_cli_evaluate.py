@@ -231,6 +231,46 @@ def test_weights_of_an_ensemble_are_kept(
     assert mixed["nll_total"] != first["nll_total"]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"cost": [1.0]},
+        {"answer": {}},
+        {"answer": {"weights": [0.5], "alone": [9.0, 9.0]}},
+        {"answer": {"weights": [0.5, "x"], "alone": [9.0, 9.0]}},
+        {"answer": {"weights": [0.5, float("nan")], "alone": [9.0, 9.0]}},
+    ],
+)
+def test_what_was_damaged_is_looked_for_anew(
+    run: tuple[Path, Path, float],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: dict[str, object],
+) -> None:
+    model = tmp_path / "model.pt"
+    model.write_bytes(run[0].read_bytes())
+    first = result(capsys, model, "ngram", "--ensemble")
+    tuned = json.loads((tmp_path / "tuned.json").read_text())
+    tuned["found"][0] |= damage
+    (tmp_path / "tuned.json").write_text(json.dumps(tuned))
+    again = result(capsys, model, "ngram", "--ensemble")
+    assert (again["nll_total"], again["members"]) == (first["nll_total"], first["members"])
+
+
+def test_an_adaptation_that_breaks_down_does_not_blame_the_weights(
+    run: tuple[Path, Path, float],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "model.pt").write_bytes(run[0].read_bytes())
+    monkeypatch.setattr(adaptation, "climb", lambda *_: {"rate": 1e30, "decay": 1e-3})
+    assert main(["evaluate", str(tmp_path / "model.pt"), "--adapt", "dynamic"]) == 5
+    said = capsys.readouterr()
+    assert "--adapt dynamic breaks down on this text" in said.err
+    assert "weights are broken" not in said.err
+
+
 def test_an_ensemble_adapts_member_by_member(
     run: tuple[Path, Path, float], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,8 @@ import torch
 from infinito.cli.main import main
 from infinito.config.loading import config_from_plain
 from infinito.data.prepare import prepare
-from infinito.errors import ConfigError
+from infinito.errors import CheckpointError, ConfigError
+from infinito.export.int8_export import export_int8
 from infinito.load import load_model, open_checkpoint
 from infinito.train import lambdas
 from infinito.train.lambdas import (
@@ -127,6 +128,14 @@ def test_numbers_that_make_no_sense(trained: dict[str, Path]) -> None:
     for wrong in ({"epochs": 0.0}, {"learning_rate": -1.0}, {"learning_rate": math.nan}):
         with pytest.raises(ConfigError, match="positive"):
             opened(trained["l1"], **wrong)
+
+
+def test_weights_of_eight_bits_are_refused_by_name(
+    trained: dict[str, Path], tmp_path: Path
+) -> None:
+    export_int8(open_checkpoint(trained["l1"]), tmp_path / "small.pt")
+    with pytest.raises(CheckpointError, match=r"small\.pt holds weights of eight bits"):
+        opened(tmp_path / "small.pt")
 
 
 def test_the_standard_error_is_that_of_block_means() -> None:

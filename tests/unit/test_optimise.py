@@ -112,6 +112,20 @@ def test_of_one_optimisation_one_value_is_in_force() -> None:
     assert result.config.training.sequences_per_step == 16
 
 
+def test_noise_beside_it_does_not_lose_what_surely_helps() -> None:
+    class Noisy(Made):
+        """Fusion is 1.1 times as fast; bfloat16, now and then, anything."""
+
+        def speed(self, before: Config, after: Config, threads: int | None = None) -> SpeedRatio:
+            if after.training.precision == "bfloat16":
+                return SpeedRatio(1.2, 0.7, 1.6, 1.0, 1.2, 1.0, 1.0)
+            return SpeedRatio(1.1, 1.08, 1.12, 1.0, 1.1, 1.0, 1.0)
+
+    result = Pipeline(BASE, Noisy()).run([BFLOAT16, FUSED])
+    assert [a.name for a in result.kept] == [FUSED.name]
+    assert result.reasons[FUSED.name].startswith("kept: faster")
+
+
 def test_nothing_helps_and_nothing_changes() -> None:
     measurer = Made()
     result = Pipeline(BASE, measurer).run(EVERY)
