@@ -518,6 +518,7 @@ function settingsSection() {
     : [el("p", {}, several ? "The settings are equal, or not all are known." : "All settings are the defaults, or not known.")];
   const all = el("details", {}, el("summary", {}, "All settings"),
     table(["setting", ...names], merged(runs.map((run) => run.config)), "all settings"));
+  addEventListener("beforeprint", () => { all.open = true; });  // paper cannot be clicked
   return [...found, all];
 }
 

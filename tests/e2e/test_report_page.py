@@ -33,7 +33,8 @@ addEventListener("load", () => setTimeout(() => {
   seen.overflow = document.documentElement.scrollWidth - innerWidth;
   seen.width = innerWidth;
   seen.small = [3 * 2e-4, 2.5e-5].map(tick);
-  const figure = document.querySelector(".figures .lead dd");
+  const figure = document.querySelector(".figures .lead dd")
+    ?? document.createElement("dd");  // several runs have a table
   figure.textContent = "3637064.32";  // a word perplexity of the first steps
   seen.cut = figure.scrollWidth - figure.clientWidth;
   seen.axes = {};
@@ -67,6 +68,17 @@ addEventListener("load", () => setTimeout(() => {
   const places = /\\((\\d+)\\).*\\((\\d+)\\) with weight/;
   seen.weights = said.map((text) => text.match(places)?.slice(1).join() ?? text);
   seen.weightCut = weight.scrollWidth - weight.clientWidth;
+  dispatchEvent(new Event("beforeprint"));
+  seen.closed = document.querySelectorAll("details:not([open])").length;
+  seen.parted = [...document.querySelectorAll(".plain tbody th")].filter((one) => {
+    const range = document.createRange();
+    range.selectNodeContents(one);
+    return range.getClientRects().length > 1;
+  }).map((one) => one.textContent);
+  seen.alone = [...document.querySelectorAll("h2,h3,pre")].filter((one) => one.matches("pre")
+    ? one.previousElementSibling?.matches("p")
+      && getComputedStyle(one.previousElementSibling).breakAfter !== "avoid"
+    : getComputedStyle(one).breakAfter !== "avoid").map((one) => one.textContent);
   seen.requests = performance.getEntriesByType("resource").map((entry) => entry.name);
   const reached = document.querySelectorAll("[tabindex]:not(main),input,button,canvas,svg");
   seen.nameless = [...reached].filter((one) => !one.getAttribute("aria-label")
@@ -147,6 +159,20 @@ def test_a_phone_scrolls_in_one_direction_only(page: Path, tmp_path: Path) -> No
     assert seen["overflow"] <= 0
     assert seen["cut"] <= 0
     assert seen["weightCut"] <= 0
+
+
+def test_on_paper_nothing_is_hidden_and_no_word_is_parted(page: Path, tmp_path: Path) -> None:
+    """As printed: the rules for paper, on a page of its width, of three runs side by side."""
+    runs = [tmp_path / name for name in "abc"]
+    for run in runs:
+        shutil.copytree(page.parent, run)
+    assert infinito("report", *runs, "--output-dir", tmp_path / "all").code == 0
+    paper = tmp_path / "paper.html"
+    text = (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
+    assert "@media print" in text
+    paper.write_text(text.replace("@media print", "@media all"), encoding="utf-8")
+    seen, _ = browse(paper, tmp_path, 718)
+    assert (seen["closed"], seen["parted"], seen["alone"]) == (0, [], [])
 
 
 def test_the_probe_can_fail(page: Path, tmp_path: Path) -> None:

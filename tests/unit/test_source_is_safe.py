@@ -82,3 +82,10 @@ def test_versions_with_known_holes_are_excluded() -> None:
     )
     assert tuple(map(int, pins["torch"].split("."))) >= (2, 10)
     assert int(pins["datasets"].split(".")[0]) >= 4
+
+
+def test_an_sdist_has_every_folder_that_its_tests_open() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    opened = {name for name in re.findall(r'ROOT / "(\w+)"', tests) if (ROOT / name).is_dir()}
+    rules = (ROOT / "MANIFEST.in").read_text(encoding="utf-8")
+    assert opened - {"infinito"} <= set(re.findall(r"^recursive-include (\w+) ", rules, re.M))
