@@ -18,7 +18,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_python_example_runs(tmp_path: Path) -> None:
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    """As it stands, with a smaller model in the config."""
+    small = {"d_model": 32, "n_layers": 1, "n_heads": 2, "vocab_size": 512}
+    config = (ROOT / "configs" / "quickstart.yaml").read_text(encoding="utf-8")
+    for key, value in small.items():
+        config, found = re.subn(rf"(?m)^  {key}: \d+$", f"  {key}: {value}", config)
+        assert found == 1, key
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.yaml").write_text(config, encoding="utf-8")
     code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
@@ -35,6 +42,15 @@ def test_every_command_that_it_lists_exists() -> None:
     listed = set(re.findall(r"^\| `infinito ([a-z-]+)", README, re.MULTILINE))
     offered = {command.name for command in COMMANDS if not command.hidden}
     assert listed == offered
+
+
+@pytest.mark.parametrize("group", ["bench", "config", "data"])
+def test_every_part_of_a_command_is_listed(group: str) -> None:
+    row = re.search(rf"^\| `infinito {group} ([^`]+)`", README, re.MULTILINE)
+    assert row is not None
+    helps = (ROOT / "tests" / "golden").glob(f"help-{group}-*.txt")
+    offered = {path.stem.removeprefix(f"help-{group}-") for path in helps}
+    assert set(row[1].split(r"\|")) == offered
 
 
 @pytest.mark.parametrize(
