@@ -75,7 +75,8 @@ addEventListener("load", () => setTimeout(() => {
     range.selectNodeContents(one);
     return range.getClientRects().length > 1;
   }).map((one) => one.textContent);
-  seen.alone = [...document.querySelectorAll("h2,h3,pre")].filter((one) => one.matches("pre")
+  const titles = [...document.querySelectorAll("h2,h3,h2 + p,h3 + p,pre")];
+  seen.alone = titles.filter((one) => one.matches("pre")
     ? one.previousElementSibling?.matches("p")
       && getComputedStyle(one.previousElementSibling).breakAfter !== "avoid"
     : getComputedStyle(one).breakAfter !== "avoid").map((one) => one.textContent);
