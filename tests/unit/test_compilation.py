@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from infinito.config.loading import config_from_plain
 from infinito.config.model_config import ModelConfig
@@ -47,3 +49,25 @@ def test_compiled_training_equals_eager_within_rounding(tmp_path: Path, notes: l
     assert names == [name for name, _ in eager.model.named_parameters()]
     for a, b in zip(eager.model.parameters(), compiled.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_experts_are_not_compiled_anew_for_each_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[object] = []
+
+    def count(graph: torch.fx.GraphModule, _: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph
+
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: original(self, backend=count))
+    torch.manual_seed(0)
+    moe = {"n_experts": 4, "top_k": 2}
+    model = Transformer(ModelConfig(d_model=32, n_layers=1, n_heads=2, d_ff=48, moe=moe), 60, 64)
+    texts = [torch.randint(60, (2, 64)) for _ in range(6)]
+    torch._dynamo.reset()
+    assert compile_blocks(model, lambda: [model.hidden(text) for text in texts[:2]])
+    first = len(graphs)
+    for text in texts[2:]:
+        model.hidden(text)
+    assert 0 < first == len(graphs)
+    torch._dynamo.reset()
