@@ -1,6 +1,6 @@
 """Cases of the Triton kernels: on a GPU as they are, without one in Triton's interpreter.
 
-Not collected by itself: ``test_attention_triton.py`` runs it in a process of its own, because the
+Not collected by itself: ``test_triton_interpreter.py`` runs it in a process of its own, because the
 interpreter is chosen before Triton is imported; ``scripts/gpu_check`` runs it on the device.
 """
 

@@ -1,6 +1,6 @@
 """Cases of the fused operations in Triton: on a GPU as they are, without one in the interpreter.
 
-Not collected by itself: ``test_fused_triton.py`` runs it in a process of its own, because the
+Not collected by itself: ``test_triton_interpreter.py`` runs it in a process of its own, because the
 interpreter is chosen before Triton is imported; ``scripts/gpu_check`` runs it on the device.
 """
 
